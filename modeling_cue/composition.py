@@ -1,0 +1,84 @@
+"""The compositional layer: primitives in, one compound out."""
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from .cones import Cone, angle, overlaps
+
+
+class CompositionLayer(nn.Module):
+    """Composes primitives of any modalities into one compound: cones (B, K, D), (B, K) -> cone (B, D), (B,).
+
+    Learned over a geometric base. A set encoder without positions sees all parts (Lee et al., Set Transformer, ICML
+    2019); from it come a weight for each part and a shift. The axis is the weighted mean of the parts' axes plus the
+    shift, brought to unit length. The radius is a smooth minimum over the parts of theta_k - angle(mu_k, axis): the
+    largest cone round that axis that all parts contain, floored at `min_radius`. The order of parts does not matter
+    and one part alone comes back as it is.
+
+    Args:
+        projection_dim: D. dim, heads, layers: shape of the set encoder. min_radius: radians in (0, pi).
+    """
+
+    temperature = 0.02  # radians; the smooth minimum lies at most temperature * ln K below the minimum
+
+    def __init__(self, projection_dim: int, dim: int, heads: int, layers: int, min_radius: float):
+        super().__init__()
+        self.min_radius = min_radius
+        self.embed = nn.Linear(projection_dim + 1, dim)
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(dim)
+        self.weight = nn.Linear(dim, 1)
+        self.shift = nn.Linear(dim, projection_dim)
+
+    def reset_parameters(self) -> None:
+        # No shift and equal weights: training starts from the mean of the axes.
+        for linear in (self.weight, self.shift):
+            init.zeros_(linear.weight)
+            init.zeros_(linear.bias)
+
+    def forward(self, cones: Cone, mask: Tensor | None = None) -> Cone:
+        """Composes; `mask` (B, K) is true where there is a part.
+
+        `empty` of the result is true where two parts do not overlap, so that nothing lies inside all of them.
+
+        Raises:
+            ValueError: shapes other than (B, K, D) and (B, K), or a row without any part.
+        """
+        axis, radius = cones.axis, cones.radius
+        if axis.ndim != 3:
+            raise ValueError(f"compose takes cones of shape (B, K), D apart; got {tuple(axis.shape)} axes")
+        if mask is None:
+            mask = torch.ones_like(radius, dtype=torch.bool)
+        mask = mask.bool()
+        if mask.shape != radius.shape:
+            raise ValueError(
+                f"the mask must have the shape {tuple(radius.shape)} of the cones; got {tuple(mask.shape)}"
+            )
+        parts = mask.sum(-1, keepdim=True)
+        if not torch.compiler.is_compiling() and bool((parts == 0).any()):
+            raise ValueError("a compound needs at least one part: some row of the mask has none")
+
+        tokens = self.embed(torch.cat([axis, radius[..., None]], -1).to(self.embed.weight.dtype))
+        tokens = self.norm(self.encoder(tokens, src_key_padding_mask=~mask))
+        share = self.weight(tokens).squeeze(-1).to(radius.dtype).masked_fill(~mask, float("-inf")).softmax(-1)
+        context = (self.shift(tokens).to(axis.dtype) * share[..., None]).sum(1)
+        mean = (axis * share[..., None]).sum(1)
+        compound = nn.functional.normalize(mean + context, dim=-1)
+
+        room = (radius - angle(axis, compound[:, None])).masked_fill(~mask, float("inf"))
+        smooth = -self.temperature * torch.logsumexp(-room / self.temperature, -1)
+        smooth = smooth.clamp(min=self.min_radius)
+
+        # One part alone is its own compound, exactly.
+        single = parts == 1
+        first = mask.int().argmax(-1)
+        rows = torch.arange(len(first), device=first.device)
+        compound = torch.where(single, axis[rows, first], compound)
+        smooth = torch.where(single[:, 0], radius[rows, first], smooth)
+        met = overlaps(Cone(axis[:, :, None], radius[:, :, None]), Cone(axis[:, None], radius[:, None]))
+        apart = ~met & mask[:, :, None] & mask[:, None, :]
+        return Cone(compound, smooth, empty=apart.flatten(1).any(1))

@@ -1,0 +1,423 @@
+"""CUEModel: towers, heads and the compositional layer as one Hugging Face model."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .composition import CompositionLayer
+from .cones import Cone
+from .configuration_cue import CUEConfig
+from .contrastive import info_nce
+from .encoders import MODALITIES, build_tower, hidden_size, load_tower, pool, run_tower, tower_pooler
+from .heads import AttentionPooler, ProjectionHead, Scales
+
+
+@dataclass
+class CUEOutput(ModelOutput):
+    """What `CUEModel.forward` returns; a field of a modality that was not given is None.
+
+    Args:
+        loss: scalar, with `return_loss=True`: the mean InfoNCE over pairs of the modalities given.
+        logits_per_image, logits_per_text: (N_image, N_text) and its transpose: cosines times the scale.
+        text_embeds, image_embeds, audio_embeds, video_embeds: (N, D), unit axes.
+        text_radius, image_radius, audio_radius, video_radius: (N,), radians in (0, pi).
+        composed_embeds, composed_radius, composed_empty: (C, D), (C,), (C,) bool: the compounds of `parts`.
+        logit_scale: scalar in (0, 100]. containment_scale, containment_bias: scalars of the containment loss.
+    """
+
+    loss: Tensor | None = None
+    logits_per_image: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    text_embeds: Tensor | None = None
+    text_radius: Tensor | None = None
+    image_embeds: Tensor | None = None
+    image_radius: Tensor | None = None
+    audio_embeds: Tensor | None = None
+    audio_radius: Tensor | None = None
+    video_embeds: Tensor | None = None
+    video_radius: Tensor | None = None
+    composed_embeds: Tensor | None = None
+    composed_radius: Tensor | None = None
+    composed_empty: Tensor | None = None
+    logit_scale: Tensor | None = None
+    containment_scale: Tensor | None = None
+    containment_bias: Tensor | None = None
+
+    @property
+    def cones(self) -> dict[str, Cone]:
+        """The cones by modality, and the compounds as `composed`."""
+        cones = {m: Cone(self[f"{m}_embeds"], self[f"{m}_radius"]) for m in MODALITIES if f"{m}_embeds" in self}
+        if "composed_embeds" in self:
+            cones["composed"] = Cone(self["composed_embeds"], self["composed_radius"], self["composed_empty"])
+        return cones
+
+
+class CUEPreTrainedModel(PreTrainedModel):
+    """What `transformers` must know of CUE: its configuration, what it supports, and how its weights start."""
+
+    config_class = CUEConfig
+    base_model_prefix = "cue"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # For custom code `transformers` skips a module without parameters of its own, such as a head. All
+        # initialisation here goes through the helpers that leave loaded weights alone, so nothing needs skipping.
+        super()._initialize_weights(module, is_custom_code=False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Scales):
+            module.reset_parameters()
+        elif isinstance(module, AttentionPooler | ProjectionHead):
+            module.reset_parameters(self.config.initializer_range)
+        elif isinstance(module, CompositionLayer):
+            module.reset_parameters()
+        elif isinstance(module, nn.MultiheadAttention):
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
+            init.zeros_(module.out_proj.bias)
+        else:
+            super()._init_weights(module)
+
+
+class CUEModel(CUEPreTrainedModel):
+    """The Universal Compositional Embedder: any of text, image, audio and video in, spherical cones out.
+
+    `CUEModel(config)` builds fresh weights from the configuration alone; `from_encoders` starts from pretrained
+    towers; `from_pretrained` loads a trained CUE and refuses a checkpoint that lacks weights.
+    """
+
+    def __init__(self, config: CUEConfig, towers: dict[str, PreTrainedModel] | None = None):
+        super().__init__(config)
+        if not config.modalities:
+            raise ValueError(
+                "CUEModel: the configuration has no modality; give at least one of text_config, image_config, "
+                "audio_config, video_config, or use CUEModel.from_encoders(text=..., image=...)"
+            )
+        towers = towers or {}
+        self._poolers: dict[str, str] = {}
+        for modality in config.modalities:
+            tower_config = config.tower_config(modality)
+            pooler = tower_pooler(tower_config, modality, config.poolers.get(modality))
+            self._poolers[modality] = pooler
+            # Towers are direct attributes: `post_init` merges what it knows of sub-models from immediate children.
+            if self.tower_name(modality) == f"{modality}_tower":
+                setattr(self, f"{modality}_tower", towers.get(modality) or build_tower(tower_config, modality))
+            width = hidden_size(tower_config)
+            if pooler == "attention" or modality == "video":
+                frames = config.num_frames if modality == "video" else 0
+                learned = AttentionPooler(width, config.pooler_queries, config.token_dropout, frames)
+                setattr(self, f"{modality}_pooler", learned)
+            head = ProjectionHead(
+                width, config.projection_dim, config.head_hidden_dim, config.head_dropout, config.radius_hidden_dim,
+                config.radius_init[modality], config.detach_radius_features,
+            )  # fmt: skip
+            setattr(self, f"{modality}_head", head)
+        self.composition = CompositionLayer(
+            config.projection_dim,
+            config.composition_dim,
+            config.composition_heads,
+            config.composition_layers,
+            config.min_radius,
+        )
+        self.scales = Scales(config.logit_scale_init_value, config.containment_scale_init_value)
+        self.post_init()
+
+    # ------------------------------------------------------------------ building and loading
+
+    @classmethod
+    def from_encoders(
+        cls,
+        text: str | None = None,
+        image: str | None = None,
+        audio: str | None = None,
+        video: str | None = None,
+        *,
+        encoder_kwargs: dict[str, Any] | None = None,
+        **config_fields: Any,
+    ) -> "CUEModel":
+        """A CUE over pretrained towers, with fresh heads.
+
+        Args:
+            text, image, audio: Hub name or local folder of the tower; None leaves the modality out.
+            video: `"image"` (or the same name as `image`) for the image tower over frames, stored once; or the name
+                of an image tower of its own.
+            encoder_kwargs: passed to every tower's `from_pretrained`: dtype, attn_implementation, token, cache_dir.
+            config_fields: fields of [`CUEConfig`].
+
+        Raises:
+            ValueError: no modality, an unknown encoder, or a tower that cannot be pooled.
+        """
+        shared = video is not None and video in ("image", image)
+        if shared and image is None:
+            raise ValueError("video='image' needs an image encoder: give image=..., or a tower of its own for video")
+        names = {"text": text, "image": image, "audio": audio, "video": None if shared else video}
+        if not any(names.values()):
+            raise ValueError("no modality given: name at least one encoder, e.g. text='intfloat/e5-base-v2'")
+        towers = {m: load_tower(name, m, **(encoder_kwargs or {})) for m, name in names.items() if name}
+        for tower in towers.values():
+            # A timm tower holds plain modules, which the outer `post_init` would give fresh weights.
+            for module in tower.modules():
+                module._is_hf_initialized = True  # type: ignore[assignment]
+        config = cls.config_class(
+            **{f"{m}_config": tower.config for m, tower in towers.items()},
+            # Without this the outer config would take the choice of attention back from the towers.
+            attn_implementation={f"{m}_config": tower.config._attn_implementation for m, tower in towers.items()},
+            video_uses_image_tower=shared,
+            **config_fields,
+        )
+        dtype = (encoder_kwargs or {}).get("dtype")
+        model = cls(config, towers)
+        return model.to(dtype) if isinstance(dtype, torch.dtype) else model
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in `transformers`, but a checkpoint without all weights is refused instead of getting random ones.
+
+        Raises:
+            ValueError: the checkpoint lacks weights of this model, or has them in other shapes.
+        """
+        # Tensors of other shapes are let in only to be named below.
+        kwargs["ignore_mismatched_sizes"] = True
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if info["missing_keys"] or info["mismatched_keys"]:
+            missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+            raise ValueError(
+                f"the checkpoint has no fitting weights for {len(missing)} tensors of this CUE, such as {missing[0]}: "
+                "it is incomplete or was saved with another configuration; load the complete checkpoint, or build a "
+                "fresh model by CUEModel.from_encoders and train it"
+            )
+        return (model, info) if output_loading_info else model
+
+    # ------------------------------------------------------------------ embedding
+
+    def tower_features(
+        self, modality: str, values: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the tower hands to the trainable part of `modality`: all that a cache of a frozen tower must hold.
+
+        Returns:
+            (N, H) where the pooler has no weights; else tokens (N, T, H) and their mask (N, T) bool or None.
+        """
+        self._require(modality)
+        tower, pooler = getattr(self, self.tower_name(modality)), self._poolers[modality]
+        frames = 0
+        if modality == "video":
+            if values.ndim != 5 or values.shape[1] != self.config.num_frames:
+                raise ValueError(
+                    f"video input must have the shape (N, {self.config.num_frames}, 3, H, W); got {tuple(values.shape)}: "
+                    "sample the clip with CUEProcessor"
+                )
+            frames, values = values.shape[1], values.flatten(0, 1)
+        output = run_tower(tower, modality, values, mask, crop_audio=self.config.crop_audio)
+        if pooler == "attention":
+            tokens = output.tokens.unflatten(0, (-1, frames)).flatten(1, 2) if frames else output.tokens
+            return tokens, output.mask
+        pooled = pool(output, pooler)
+        return (pooled.unflatten(0, (-1, frames)) if frames else pooled), None
+
+    def embed_features(self, modality: str, features: Tensor, mask: Tensor | None = None) -> Cone:
+        """Cones (N,) from what `tower_features` returned."""
+        self._require(modality)
+        if features.ndim == 3:
+            features = getattr(self, f"{modality}_pooler")(features, mask)
+        return getattr(self, f"{modality}_head")(features)
+
+    def _cones(self, modality: str, inputs: dict[str, Any]) -> Cone:
+        spec = MODALITIES[modality]
+        self._require(modality)
+        if inputs.get(spec.input_name) is None:
+            raise ValueError(f"{modality} needs {spec.input_name}; got {', '.join(inputs) or 'nothing'}")
+        mask = inputs.get(spec.mask_name) if spec.mask_name else None
+        return self.embed_features(modality, *self.tower_features(modality, inputs[spec.input_name], mask))
+
+    def get_text_cones(self, **inputs: Any) -> Cone:
+        """Cones (N,) of `input_ids` (N, L) with `attention_mask` (N, L)."""
+        return self._cones("text", inputs)
+
+    def get_image_cones(self, **inputs: Any) -> Cone:
+        """Cones (N,) of `pixel_values` (N, 3, H, W)."""
+        return self._cones("image", inputs)
+
+    def get_audio_cones(self, **inputs: Any) -> Cone:
+        """Cones (N,) of `input_features` (N, mels, frames) with `input_features_mask` (N, frames)."""
+        return self._cones("audio", inputs)
+
+    def get_video_cones(self, **inputs: Any) -> Cone:
+        """Cones (N,) of `pixel_values_videos` (N, num_frames, 3, H, W)."""
+        return self._cones("video", inputs)
+
+    def get_text_features(self, **inputs: Any) -> Tensor:
+        """Unit axes (N, D) of text; see `get_text_cones`."""
+        return self.get_text_cones(**inputs).axis
+
+    def get_image_features(self, **inputs: Any) -> Tensor:
+        """Unit axes (N, D) of images; see `get_image_cones`."""
+        return self.get_image_cones(**inputs).axis
+
+    def get_audio_features(self, **inputs: Any) -> Tensor:
+        """Unit axes (N, D) of audio; see `get_audio_cones`."""
+        return self.get_audio_cones(**inputs).axis
+
+    def get_video_features(self, **inputs: Any) -> Tensor:
+        """Unit axes (N, D) of video; see `get_video_cones`."""
+        return self.get_video_cones(**inputs).axis
+
+    def compose(self, cones: Cone, mask: Tensor | None = None) -> Cone:
+        """One compound (B,) out of parts (B, K) of any modalities; see [`CompositionLayer`]."""
+        return self.composition(cones, mask)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        pixel_values_videos: Tensor | None = None,
+        text_features: Tensor | None = None,
+        text_features_mask: Tensor | None = None,
+        image_features: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_features_mask: Tensor | None = None,
+        video_features: Tensor | None = None,
+        parts: Tensor | None = None,
+        return_loss: bool = False,
+        return_dict: bool | None = None,
+    ) -> CUEOutput | tuple[Any, ...]:
+        """Embeds any subset of modalities, each with a batch size of its own.
+
+        Args:
+            input_ids, attention_mask, pixel_values, input_features, input_features_mask, pixel_values_videos: as
+                [`CUEProcessor`] returns them.
+            {modality}_features, {modality}_features_mask: what `tower_features` returned, in place of raw input.
+            parts: (C, K) int64, rows of the embeddings of this call in the order text, image, audio, video, -1 for
+                no part: each line is composed into one compound.
+            return_loss: adds the mean InfoNCE over the pairs of modalities given; their rows match by position.
+
+        Raises:
+            ValueError: no modality, or one that this model does not have, or rows that cannot match.
+        """
+        given = dict(locals())
+        cones: dict[str, Cone] = {}
+        for modality, spec in MODALITIES.items():
+            if given[f"{modality}_features"] is not None:
+                mask = given.get(f"{modality}_features_mask")
+                cones[modality] = self.embed_features(modality, given[f"{modality}_features"], mask)
+            elif given[spec.input_name] is not None:
+                cones[modality] = self._cones(modality, given)
+        if not cones:
+            names = ", ".join(MODALITIES[m].input_name for m in self.config.modalities)
+            raise ValueError(f"no modality given: pass at least one of {names}")
+
+        logit_scale, containment_scale, containment_bias = self.scales()
+        fields: dict[str, Tensor] = {}
+        for modality, cone in cones.items():
+            fields |= {f"{modality}_embeds": cone.axis, f"{modality}_radius": cone.radius}
+        if parts is not None:
+            compound = self.compose(Cone.cat(list(cones.values()))[parts.clamp(min=0)], parts >= 0)
+            fields |= {"composed_embeds": compound.axis, "composed_radius": compound.radius}
+            fields["composed_empty"] = compound.empty
+        if "text" in cones and "image" in cones:
+            fields["logits_per_image"] = cones["image"].axis @ cones["text"].axis.T * logit_scale
+            fields["logits_per_text"] = fields["logits_per_image"].T
+        if return_loss:
+            fields["loss"] = self._loss(cones, logit_scale)
+        output = CUEOutput(
+            **fields,
+            logit_scale=logit_scale,
+            containment_scale=containment_scale,
+            containment_bias=containment_bias,
+        )
+        wants_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if wants_dict else output.to_tuple()
+
+    @staticmethod
+    def _loss(cones: dict[str, Cone], logit_scale: Tensor) -> Tensor:
+        sizes = {modality: len(cone.axis) for modality, cone in cones.items()}
+        if len(cones) < 2 or len(set(sizes.values())) > 1:
+            raise ValueError(
+                f"return_loss needs two or more modalities with rows that match one to one; got {sizes} rows"
+            )
+        losses = [info_nce(a.axis, b.axis, logit_scale) for a, b in combinations(cones.values(), 2)]
+        return torch.stack(losses).mean()
+
+    # ------------------------------------------------------------------ training modes
+
+    def freeze(self, modalities: Iterable[str]) -> None:
+        """Freezes the towers of these modalities: no gradient, and eval mode (no dropout) from now on."""
+        for modality in modalities:
+            self._require(modality)
+            getattr(self, self.tower_name(modality)).requires_grad_(False)
+        self.train(self.training)
+
+    @property
+    def towers(self) -> dict[str, PreTrainedModel]:
+        """The towers by the modality they belong to; a tower that two modalities share stands once."""
+        return {m: getattr(self, f"{m}_tower") for m in self.config.modalities if self.tower_name(m) == f"{m}_tower"}
+
+    @property
+    def frozen_modalities(self) -> tuple[str, ...]:
+        """The modalities whose towers have no trainable weight."""
+        towers = {m: getattr(self, self.tower_name(m)) for m in self.config.modalities}
+        return tuple(m for m, t in towers.items() if not any(p.requires_grad for p in t.parameters()))
+
+    def train(self, mode: bool = True) -> "CUEModel":
+        super().train(mode)
+        if mode:
+            for modality in self.frozen_modalities:
+                getattr(self, self.tower_name(modality)).eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings of the text tower.
+
+        Raises:
+            ValueError: this model has no text modality.
+        """
+        self._require("text")
+        return self.text_tower.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the token embeddings of the text tower."""
+        self._require("text")
+        self.text_tower.set_input_embeddings(value)
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs: Any
+    ) -> None:
+        # Each tower knows its own way: a timm tower has no layer that the outer model could find.
+        for tower in self.towers.values():
+            if tower.supports_gradient_checkpointing:
+                tower._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
+    def tower_name(self, modality: str) -> str:
+        """The attribute that holds the tower of a modality."""
+        shared = modality == "video" and self.config.video_uses_image_tower
+        return "image_tower" if shared else f"{modality}_tower"
+
+    def pooler_name(self, modality: str) -> str:
+        """The pooler of a modality: pooler_output, cls, mean or attention."""
+        self._require(modality)
+        return self._poolers[modality]
+
+    def floating_point_ops(self, *args: Any, **kwargs: Any) -> int:
+        """0: the Trainer's estimate counts tokens of one text tower, which says nothing here."""
+        return 0
+
+    def _require(self, modality: str) -> None:
+        if modality not in self._poolers:
+            raise ValueError(f"this CUE has no {modality} modality; it has {', '.join(self._poolers)}")

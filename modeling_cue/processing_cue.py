@@ -1,0 +1,236 @@
+"""CUEProcessor: from text, images, audio and video to the input of a CUEModel."""
+
+import re
+from typing import Any
+
+import numpy as np
+import transformers
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+
+from .media import load_audio, load_image, load_video
+
+# Towers that were trained with a prefix, by the name of their repo: the habit of E5 (Wang et al., 2022), whose
+# instruction-tuned variants want whole instructions instead.
+PREFIX_HABITS = ((re.compile(r"(^|[/_-])e5[_-](?!.*instruct)", re.IGNORECASE), "query: "),)
+# The part that prepares each modality, and the class that loads it.
+PARTS = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor, "feature_extractor": AutoFeatureExtractor}
+LONGEST_TEXT = 512  # where a tokenizer states no length of its own
+
+
+class _Parts:
+    """`get_attributes` of `ProcessorMixin`: of the class all parts, of a processor those that it has."""
+
+    def __get__(self, processor: Any, owner: type) -> Any:
+        return lambda: [part for part in PARTS if processor is None or getattr(processor, part) is not None]
+
+
+class CUEProcessor(ProcessorMixin):
+    """Prepares any subset of text, images, audio and video; video runs through the image processor frame by frame.
+
+    Args:
+        tokenizer, image_processor, feature_extractor: the parts of the towers; None where the model lacks a modality.
+        text_prefix: put before every text, such as "query: " for E5.
+        max_text_length: longest text in tokens; None takes the tokenizer's own.
+        num_frames: frames that a video is sampled to; the model's `num_frames`.
+        audio_padding: "longest" pads audio to the longest of a batch, "max_length" to the extractor's 30 s.
+
+    Raises:
+        ValueError: a setting is out of its range.
+    """
+
+    get_attributes = _Parts()  # type: ignore[assignment]
+    model_input_names = (
+        "input_ids", "attention_mask", "pixel_values", "input_features", "input_features_mask", "pixel_values_videos",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        image_processor: Any = None,
+        feature_extractor: Any = None,
+        text_prefix: str = "",
+        max_text_length: int | None = None,
+        num_frames: int = 8,
+        audio_padding: str = "longest",
+        **kwargs: Any,
+    ):
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.feature_extractor = feature_extractor
+        self.chat_template = None
+        self.text_prefix = text_prefix
+        self.max_text_length = max_text_length
+        self.num_frames = num_frames
+        self.audio_padding = audio_padding
+        if audio_padding not in ("longest", "max_length"):
+            raise ValueError(f"audio_padding={audio_padding!r} is not valid; it must be longest or max_length")
+        if num_frames < 1:
+            raise ValueError(f"num_frames={num_frames} is not valid; it must be 1 or more")
+
+    @classmethod
+    def from_encoders(
+        cls,
+        text: str | None = None,
+        image: str | None = None,
+        audio: str | None = None,
+        video: str | None = None,
+        **settings: Any,
+    ) -> "CUEProcessor":
+        """The processor of towers by Hub name or local folder, as in `CUEModel.from_encoders`.
+
+        `settings` are the keyword arguments of the class; `text_prefix` defaults to the tower's habit.
+
+        Raises:
+            ValueError: no modality given, or an encoder that has no processor of its kind.
+        """
+        names = {
+            "tokenizer": text,
+            "image_processor": image or (None if video == "image" else video),
+            "feature_extractor": audio,
+        }
+        if not any(names.values()):
+            raise ValueError("no modality given: name at least one encoder, e.g. text='intfloat/e5-base-v2'")
+        parts = {}
+        for part, name in names.items():
+            if name is None:
+                continue
+            try:
+                parts[part] = PARTS[part].from_pretrained(name)
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local folder "
+                    f"that holds its files ({error})"
+                ) from error
+        if text is not None:
+            habit = next((prefix for pattern, prefix in PREFIX_HABITS if pattern.search(str(text))), "")
+            settings.setdefault("text_prefix", habit)
+        return cls(**parts, **settings)
+
+    def __call__(
+        self,
+        text: Any = None,
+        images: Any = None,
+        audio: Any = None,
+        videos: Any = None,
+        sampling_rate: int | None = None,
+        return_tensors: str = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """One item or a list of each modality; values as in `media`: paths, bytes, arrays, `datasets` values.
+
+        Args:
+            text: str or list of str. images, audio, videos: one value or a list of values.
+            sampling_rate: of audio given as bare arrays, Hz.
+
+        Returns:
+            `input_ids`, `attention_mask` (N, L); `pixel_values` (N, 3, H, W); `input_features` (N, mels, frames) and
+            `input_features_mask` (N, frames), 1 for real frames; `pixel_values_videos` (N, num_frames, 3, H, W).
+
+        Raises:
+            ValueError: no modality, one that this processor lacks, or an empty text. MediaError: unreadable media.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f"return_tensors={return_tensors!r} is not valid; CUE is a torch model: use 'pt'")
+        given = {"text": text, "images": images, "audio": audio, "videos": videos}
+        if all(value is None for value in given.values()):
+            raise ValueError(f"no modality given: pass at least one of {', '.join(self._accepted())}")
+        for name, value in given.items():
+            if value is not None and name not in self._accepted():
+                raise ValueError(f"this processor takes no {name}: it has {', '.join(self._accepted())}")
+        features: dict[str, Any] = {}
+        if text is not None:
+            features |= self._text(text)
+        if images is not None:
+            loaded = [load_image(image) for image in _listed(images)]
+            features["pixel_values"] = self.image_processor(loaded, return_tensors="pt")["pixel_values"]
+        if audio is not None:
+            features |= self._audio(audio, sampling_rate)
+        if videos is not None:
+            clips = [load_video(clip, self.num_frames) for clip in _listed(videos, frames=True)]
+            flat = [load_image(frame) for clip in clips for frame in clip]
+            pixels = self.image_processor(flat, return_tensors="pt")["pixel_values"]
+            features["pixel_values_videos"] = pixels.unflatten(0, (len(clips), self.num_frames))
+        return BatchFeature(features)
+
+    def _accepted(self) -> list[str]:
+        arguments = {"text": self.tokenizer, "images": self.image_processor, "audio": self.feature_extractor}
+        accepted = [name for name, part in arguments.items() if part is not None]
+        return [*accepted, "videos"] if self.image_processor is not None else accepted
+
+    def _text(self, text: Any) -> dict[str, Any]:
+        texts = [text] if isinstance(text, str) else list(text)
+        for number, one in enumerate(texts):
+            if not isinstance(one, str) or not one.strip():
+                raise ValueError(f"text number {number} is empty or no text ({one!r}): leave it out")
+        stated = self.tokenizer.model_max_length
+        longest = self.max_text_length or (stated if stated < 100_000 else LONGEST_TEXT)
+        encoded = self.tokenizer(
+            [self.text_prefix + one for one in texts],
+            padding=True,
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        )
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _audio(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:
+        rate = self.feature_extractor.sampling_rate
+        clips = [load_audio(clip, rate, sampling_rate) for clip in _listed(audio)]
+        extracted = self.feature_extractor(
+            clips,
+            sampling_rate=rate,
+            padding=self.audio_padding,
+            truncation=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        values = extracted[self.feature_extractor.model_input_names[0]]
+        return {"input_features": values, "input_features_mask": extracted["attention_mask"][..., : values.shape[-1]]}
+
+    def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
+        """As the tokenizer's."""
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args: Any, **kwargs: Any) -> Any:
+        """As the tokenizer's."""
+        return self.tokenizer.decode(*args, **kwargs)
+
+    # ------------------------------------------------------------------ saving and loading parts that may be missing
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in `ProcessorMixin`, with the names of the parts that there are."""
+        output = {name: value for name, value in super().to_dict().items() if name not in PARTS or value is not None}
+        return output | {"parts": self.get_attributes()}
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        processor_dict = processor_dict if processor_dict is not None else {}
+        present = processor_dict.pop("parts", list(PARTS))
+        arguments = []
+        for part, auto in PARTS.items():
+            saved = processor_dict.get(part) or {}
+            if part not in present:
+                arguments.append(None)
+            elif saved.get("image_processor_type") == "TimmWrapperImageProcessor":
+                # The one image processor that looks for its settings in the model's config.json.
+                arguments.append(transformers.TimmWrapperImageProcessor(saved["data_config"], saved["architecture"]))
+            else:
+                arguments.append(auto.from_pretrained(pretrained_model_name_or_path, **kwargs))
+        return arguments
+
+
+def _listed(values: Any, frames: bool = False) -> list[Any]:
+    """A list of items from one item or several. With `frames`, a list of images is one video."""
+    if isinstance(values, np.ndarray) or hasattr(values, "detach"):
+        return list(values) if values.ndim == (5 if frames else 4) else [values]
+    if not isinstance(values, list | tuple):
+        return [values]
+    if frames and values and _is_image(values[0]):
+        return [values]
+    return list(values)
+
+
+def _is_image(value: Any) -> bool:
+    return hasattr(value, "getbands") or (hasattr(value, "ndim") and value.ndim == 3)

@@ -1,0 +1,1 @@
+"""Training of CUE: data, losses, metrics, trainer. Nothing of this folder travels with a checkpoint."""

@@ -1,0 +1,184 @@
+"""The arguments of `run_contrastive.py`: three data classes, from a YAML file and flags over it."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+def _flag(default: Any, text: str, **metadata: Any) -> Any:
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text, **metadata})
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class ModelArguments:
+    """Which towers, and the shape of what is trained over them."""
+
+    model_name_or_path: str | None = _flag(None, "A CUE checkpoint to go on from, in place of encoders.")
+    text_encoder: str | None = _flag(None, "Hub name or folder of the text tower.")
+    image_encoder: str | None = _flag(None, "Hub name or folder of the image tower.")
+    audio_encoder: str | None = _flag(None, "Hub name or folder of the audio tower.")
+    video_encoder: str | None = _flag(None, "'image' for the image tower over frames, or an image tower by name.")
+    projection_dim: int = _flag(512, "Dimension of the shared space.")
+    text_pooler: str | None = _flag(None, "pooler_output, cls, mean or attention; default: the tower's own habit.")
+    image_pooler: str | None = _flag(None, "As text_pooler, for images.")
+    audio_pooler: str | None = _flag(None, "As text_pooler, for audio.")
+    pooler_queries: int = _flag(1, "Learned queries of each attention pooler.")
+    head_hidden_dim: int = _flag(0, "Width of the residual MLP of each projection head; 0: a linear head.")
+    head_dropout: float = _flag(0.0, "Dropout on the input of each projection head.")
+    token_dropout: float = _flag(0.0, "Share of tokens or patches hidden from attention poolers in training.")
+    num_frames: int = _flag(8, "Frames that a video is sampled to.")
+    logit_scale_init: float | None = _flag(None, "Log of the initial InfoNCE scale; default ln(1/0.07).")
+    text_prefix: str | None = _flag(None, "Prefix of every text; default: the tower's habit ('query: ' for E5).")
+    max_text_length: int | None = _flag(None, "Longest text in tokens; default: the tokenizer's own.")
+    pad_audio_to_30s: bool = _flag(False, "Whisper over padded 30 s as in the original, not over real frames only.")
+    attn_implementation: str | None = _flag(None, "eager, sdpa or flash_attention_2, for every tower.")
+    trust_remote_code: bool = _flag(False, "Let towers run code from their own repos.")
+    freeze: list[str] = _flag([], "Modalities whose towers stay frozen, such as: --freeze text image; or none.")
+    lora_rank: int = _flag(0, "Rank of LoRA adapters in the towers that are not frozen; 0: train whole towers.")
+    lora_alpha: int = _flag(32, "Scale of the LoRA adapters.")
+    lora_dropout: float = _flag(0.05, "Dropout of the LoRA adapters.")
+    lora_merge: bool = _flag(False, "Save one merged checkpoint at the end, in place of base and adapter.")
+
+
+@dataclass
+class DataArguments:
+    """Which data, how much of it, and how it is read."""
+
+    dataset_name: str = _flag(
+        "scenes", "Hub data set, local folder, csv or parquet file; 'scenes' is the procedural demo data."
+    )
+    image_column: str | None = _flag(None, "Column of images, where the name is not found by itself.")
+    caption_column: str | None = _flag(None, "Column of captions.")
+    audio_column: str | None = _flag(None, "Column of audio.")
+    video_column: str | None = _flag(None, "Column of videos.")
+    id_column: str | None = _flag(None, "Column of sample ids.")
+    split_column: str | None = _flag(None, "Column that names the split of each row.")
+    train_split: str = _flag("train", "Split to train on.")
+    validation_split: str = _flag("validation", "Split to choose the best checkpoint on.")
+    test_split: str | None = _flag("test", "Split that is read once, at the end; none to leave it out.")
+    max_train_samples: int | None = _flag(None, "Read only so many training rows.")
+    max_eval_samples: int | None = _flag(None, "Read only so many rows of validation and of test.")
+    streaming: bool = _flag(False, "Read rows as they come, without downloading or indexing the whole.")
+    shuffle_buffer_size: int = _flag(1000, "Rows in the shuffle buffer of a stream.")
+    captions_per_image: str = _flag("1", "1: an epoch is every (image, caption) pair; all: every image, all captions.")
+    phrases_per_caption: int = _flag(2, "Phrases drawn of each caption for containment and composition, at most.")
+    on_bad_row: str = _flag("raise", "What a broken row does: raise stops the run, skip leaves it out and counts it.")
+    data_cache_dir: str | None = _flag(None, "Where downloaded data is kept; default: the Hugging Face cache.")
+    feature_cache: str | None = _flag(
+        None, "Folder for the features of frozen towers; used when every tower is frozen. none: run towers each time."
+    )
+    feature_dtype: str = _flag("float32", "float32 or float16: how cached features are stored.")
+
+
+@dataclass
+class CUETrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the weights of CUE's losses.
+
+    Defaults that differ from the parent: output_dir runs/cue, batch 32 (training and evaluation), weight_decay 0.01,
+    warmup_steps 0.05 (a share of all steps), evaluation and saving each epoch, two checkpoints kept, the best by rsum
+    loaded at the end, remove_unused_columns False, report_to none, accelerate hands whole batches to each process.
+    """
+
+    output_dir: str | None = _flag("runs/cue", "Where checkpoints, results and the model go.")
+    per_device_train_batch_size: int = _flag(32, "Samples per device and step.")
+    per_device_eval_batch_size: int = _flag(32, "Samples per device in evaluation.")
+    weight_decay: float = _flag(0.01, "Weight decay of AdamW.")
+    warmup_steps: float = _flag(0.05, "Warm-up: steps, or a share of all steps when below 1.")
+    eval_strategy: str = _flag("epoch", "When to evaluate: no, steps or epoch.")
+    save_strategy: str = _flag("epoch", "When to save: no, steps, epoch or best.")
+    save_total_limit: int | None = _flag(2, "Checkpoints kept, the best among them.")
+    load_best_model_at_end: bool = _flag(True, "Go back to the best checkpoint at the end.")
+    metric_for_best_model: str | None = _flag("rsum", "What the best checkpoint is best in.")
+    remove_unused_columns: bool | None = _flag(False, "Rows keep their columns: the collator chooses.")
+    report_to: None | str | list[str] = _flag("none", "Loggers, such as tensorboard.")
+    logging_steps: float = _flag(10, "Steps between two log lines.")
+    dataloader_num_workers: int = _flag(0, "Processes that load and decode data.")
+    lr_scheduler_type: str = _flag("cosine", "Schedule of the learning rate.")
+
+    head_learning_rate: float | None = _flag(None, "Learning rate of all that is not a tower; default: learning_rate.")
+    contrastive_weight: float = _flag(1.0, "Weight of InfoNCE between modalities.")
+    containment_weight: float = _flag(0.1, "Weight of the containment loss.")
+    composition_weight: float = _flag(0.1, "Weight of the composition loss.")
+    containment_moves_axes: bool = _flag(False, "Containment gradients reach the axes too, not only the radii.")
+
+    def __post_init__(self) -> None:
+        for name in ("contrastive_weight", "containment_weight", "composition_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid; it must be zero or more")
+        if self.accelerator_config is None:
+            # Rows differ in the number of texts: a batch that one process makes for all could not be cut.
+            self.accelerator_config = {"dispatch_batches": False}
+        super().__post_init__()
+
+
+ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CUETrainingArguments]:
+    """Arguments from `[CONFIG.yaml] [--flag value ...]`; flags win over the file. `none` in the file is YAML's null.
+
+    Raises:
+        ValueError: a file that is not there or not YAML, a key that no argument has, a value out of range.
+    """
+    parser = HfArgumentParser(
+        ARGUMENTS, description="Trains a CUE: run_contrastive.py [CONFIG.yaml] [--flag value ...]"
+    )  # type: ignore[arg-type]
+    flags = list(argv)
+    if flags and not flags[0].startswith("-"):
+        parser.set_defaults(**read_yaml(Path(flags.pop(0))))
+    model, data, training = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+    _check(model, data)
+    return model, data, training
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The arguments that a YAML file sets.
+
+    Raises:
+        ValueError: no such file, not a YAML mapping, or a key that no argument has; the message names the nearest.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no configuration file {str(path)!r}; the ones that come with CUE are in configs/")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold lines of the form 'name: value'; it holds {type(values).__name__}")
+    known = {f.name for kind in ARGUMENTS for f in fields(kind) if f.init}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; run_contrastive.py --help lists them all"
+            raise ValueError(f"{path}: no argument is called {key!r}{hint}")
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    # YAML 1.1 reads 5e-5 as text: what argparse gets as text, it converts to the type of the argument.
+    return value if value is None or isinstance(value, bool | list | dict) else str(value)
+
+
+def _check(model: ModelArguments, data: DataArguments) -> None:
+    if data.captions_per_image not in ("1", "all"):
+        raise ValueError(f"captions_per_image={data.captions_per_image!r} is not valid; it must be 1 or all")
+    if data.on_bad_row not in ("raise", "skip"):
+        raise ValueError(f"on_bad_row={data.on_bad_row!r} is not valid; it must be raise or skip")
+    if data.feature_dtype not in ("float32", "float16"):
+        raise ValueError(f"feature_dtype={data.feature_dtype!r} is not valid; it must be float32 or float16")
+    if data.phrases_per_caption < 0:
+        raise ValueError(f"phrases_per_caption={data.phrases_per_caption} is not valid; it must be zero or more")
+    model.freeze = [modality for modality in model.freeze if modality != "none"]
+    for modality in model.freeze:
+        if modality not in ("text", "image", "audio", "video"):
+            raise ValueError(f"freeze: {modality!r} is not valid; it must be text, image, audio, video or none")
+    for name in ("test_split", "feature_cache"):
+        if str(getattr(data, name)).lower() == "none":
+            setattr(data, name, None)

@@ -1,0 +1,209 @@
+"""From rows to a batch: decodes media, draws phrases, and notes what is true of what."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..media import MediaError, load_audio, load_image, load_video
+from .features import FeatureStore
+from .phrases import hash_id, normalise, split_phrases, words
+from .rows import BadRows
+
+MEDIA = ("image", "audio", "video")
+# A row number times this, plus the place in the row, names an element of a kind for good.
+PLACES = 4096
+
+
+def row_phrases(row: dict[str, Any], caption: int) -> list[str]:
+    """The phrases of one caption of a row: the row's own, or the splitter's."""
+    return row["phrases"][caption] if "phrases" in row else split_phrases(row["caption"][caption])
+
+
+class CUECollator:
+    """Makes a batch `{"model": arguments of CUEModel.forward, "rows": what losses and metrics need}`.
+
+    The text rows are all captions, then all phrases. `rows` holds for each kind (text, phrase, image, audio, video,
+    composed) `ids`, `requires`, `implies`, `words` and `key` as int64 tensors; see `relations.Embedded`.
+
+    Args:
+        processor: a `CUEProcessor`. modalities: the modalities that the model has.
+        phrases_per_caption: phrases drawn at random of each caption; None takes all (evaluation); 0 none.
+        features: cached tower features, in place of decoding and towers.
+        bad_rows: what happens to a row that cannot be read.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        modalities: Sequence[str],
+        phrases_per_caption: int | None = 2,
+        features: FeatureStore | None = None,
+        bad_rows: BadRows | None = None,
+    ):
+        self.processor = processor
+        self.modalities = tuple(modalities)
+        self.phrases_per_caption = phrases_per_caption
+        self.features = features
+        self.bad_rows = bad_rows or BadRows("raise")
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, "composed")}
+        texts: list[str] = []
+        phrases: list[str] = []
+        media: dict[str, list] = {modality: [] for modality in MEDIA}
+        shown: dict[str, list] = {modality: [] for modality in MEDIA}  # media that are parts of compounds
+        parts: list[list[tuple[str, int]]] = []  # per compound, kind and place of its parts
+        read = 0
+        for number, row in enumerate(rows):
+            try:
+                loaded = self._load(row)
+            except MediaError as error:
+                self.bad_rows.report(row["id"], str(error))
+                continue
+            read += 1
+            sample, place = hash_id(row["id"]), row.get("index", number) * PLACES
+            truth = row.get("facts")
+            for modality, value in loaded.items():
+                media[modality].append(value)
+                if truth is not None:
+                    kinds[modality].add(sample, place, implies=truth)
+                else:
+                    told = {hash_id(word) for caption in row["caption"] for word in words(caption)}
+                    implied = {hash_id(normalise(caption)) for caption in row["caption"]}
+                    kinds[modality].add(sample, place, implies=implied, words=told)
+            for k in row.get("caption_index", range(len(row["caption"]))):
+                self._add_caption(row, k, sample, place, kinds, texts, phrases, parts)
+            self._show_part(row, kinds, shown, parts)
+        if not read:
+            raise MediaError("every row of this batch is broken: look at the rows reported above")
+
+        inputs = self._inputs(texts + phrases, {m: media[m] + shown[m] for m in MEDIA})
+        if parts:
+            start = {"phrase": len(texts)}
+            before = len(texts) + len(phrases)
+            for modality in MEDIA:
+                start[modality] = before + len(media[modality])
+                before = start[modality] + len(shown[modality])
+            inputs["parts"] = _pad([[start[kind] + p for kind, p in line] for line in parts], -1)
+        return {"model": inputs, "rows": {name: kind.tensors() for name, kind in kinds.items() if kind.ids}}
+
+    def _add_caption(
+        self,
+        row: dict[str, Any],
+        k: int,
+        sample: int,
+        place: int,
+        kinds: dict[str, "_Kind"],
+        texts: list[str],
+        phrases: list[str],
+        parts: list[list[tuple[str, int]]],
+    ) -> None:
+        caption, own = row["caption"][k], row_phrases(row, k)
+        generated = "phrase_facts" in row
+        facts = row["phrase_facts"][k] if generated else [hash_id(normalise(phrase)) for phrase in own]
+        text_words = [] if generated else [hash_id(word) for word in words(caption)]
+        if generated:
+            kinds["text"].add(sample, place + k, requires=row["caption_requires"][k], implies=row["caption_facts"][k])
+        else:
+            whole = hash_id(normalise(caption))
+            kinds["text"].add(sample, place + k, requires=[whole], implies=[whole, *facts], words=text_words)
+        texts.append(caption)
+
+        drawn = list(range(len(own)))
+        if self.phrases_per_caption is not None:
+            drawn = torch.randperm(len(own))[: self.phrases_per_caption].tolist()
+        line: list[tuple[str, int]] = []
+        required: set[int] = set()
+        said: set[int] = set()
+        for place_in_caption, p in enumerate(drawn):
+            said_here = [] if generated else [hash_id(word) for word in words(own[p])]
+            line.append(("phrase", len(phrases)))
+            phrases.append(own[p])
+            key = place + 64 * (k + 1) + place_in_caption
+            kinds["phrase"].add(sample, key, requires=[facts[p]], words=said_here)
+            required.add(facts[p])
+            said.update(said_here)
+        if len(line) > 1:
+            parts.append(line)
+            kinds["composed"].add(sample, place + k, requires=required, words=said)
+
+    def _show_part(
+        self,
+        row: dict[str, Any],
+        kinds: dict[str, "_Kind"],
+        shown: dict[str, list],
+        parts: list[list[tuple[str, int]]],
+    ) -> None:
+        """Puts a row's picture or sound of one part into the compound of its last caption, in training."""
+        choices = [m for m in self.modalities if row.get(f"part_{m}") is not None]
+        composed = kinds["composed"].ids
+        if not choices or self.phrases_per_caption is None or not composed or composed[-1] != hash_id(row["id"]):
+            return
+        modality = choices[int(torch.randint(len(choices), ()))]
+        parts[-1].append((modality, len(shown[modality])))
+        shown[modality].append(self.load_medium(modality, row[f"part_{modality}"]))
+        last = kinds["composed"].sets["requires"]
+        last[-1] = sorted({*last[-1], *row["part_facts"]})
+
+    def load_medium(self, modality: str, value: Any) -> Any:
+        """Decodes an undecoded value as the model's processor wants it; raises `MediaError`."""
+        if modality == "image":
+            return load_image(value)
+        if modality == "audio":
+            return load_audio(value, self.processor.feature_extractor.sampling_rate)
+        return load_video(value, self.processor.num_frames)
+
+    def _load(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.features is not None:
+            return {m: row["index"] for m in MEDIA if m in self.features.tables}
+        return {m: self.load_medium(m, row[m]) for m in MEDIA if m in self.modalities and row.get(m) is not None}
+
+    def inputs(self, loaded: dict[str, list]) -> dict[str, Tensor]:
+        """Arguments of `CUEModel.forward` from texts and decoded media by modality."""
+        names = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}
+        given: dict[str, Any] = {names[m]: v for m, v in loaded.items() if v and m in self.modalities}
+        if "audio" in given:
+            given["sampling_rate"] = self.processor.feature_extractor.sampling_rate
+        return dict(self.processor(**given))
+
+    def _inputs(self, texts: list[str], media: dict[str, list]) -> dict[str, Tensor]:
+        if self.features is None:
+            return self.inputs({"text": texts, **media})
+        inputs = {}
+        for modality in self.features.tables:
+            if modality == "text":
+                features, mask = self.features.text(texts)
+            elif media[modality]:
+                features, mask = self.features.media(modality, media[modality])
+            else:
+                continue
+            inputs[f"{modality}_features"] = features
+            if mask is not None and modality in ("text", "audio"):
+                inputs[f"{modality}_features_mask"] = mask
+        return inputs
+
+
+class _Kind:
+    """Grows the columns of one kind."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.keys: list[int] = []
+        self.sets: dict[str, list[list[int]]] = {"requires": [], "implies": [], "words": []}
+
+    def add(self, sample: int, key: int, **sets: Iterable[int]) -> None:
+        self.ids.append(sample)
+        self.keys.append(key)
+        for name, column in self.sets.items():
+            column.append(sorted(sets.get(name, ())))
+
+    def tensors(self) -> dict[str, Tensor]:
+        columns = {name: _pad(column, 0) for name, column in self.sets.items()}
+        return {"ids": torch.tensor(self.ids), "key": torch.tensor(self.keys), **columns}
+
+
+def _pad(lines: list[list[int]], value: int) -> Tensor:
+    width = max((len(line) for line in lines), default=0)
+    return torch.tensor([line + [value] * (width - len(line)) for line in lines], dtype=torch.long)

@@ -1,0 +1,90 @@
+"""Embedding a whole data set for evaluation, the same in one process as in many."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..cones import Cone
+from .gathering import gather_rows
+from .relations import Embedded
+
+KINDS = ("text", "phrase", "image", "audio", "video", "composed")
+
+
+def embedded_kinds(output: Any, batch: dict[str, Any]) -> dict[str, Embedded]:
+    """The cones of a model output by kind, beside the ids and sets that the collator noted for them."""
+    cones = dict(output.cones)
+    rows = batch["rows"]
+    if "text" in cones:
+        captions, both = len(rows["text"]["ids"]), cones["text"]
+        cones["text"], cones["phrase"] = both[:captions], both[captions:]
+    for modality in ("image", "audio", "video"):
+        if modality in cones:  # the rows after those of the samples are parts of compounds
+            cones[modality] = cones[modality][: len(rows[modality]["ids"]) if modality in rows else 0]
+    return {
+        kind: Embedded(cones[kind], *(rows[kind][name] for name in ("ids", "requires", "implies", "words")))
+        for kind in KINDS
+        if kind in cones and kind in rows
+    }
+
+
+def parts_mean(output: Any, batch: dict[str, Any]) -> Cone:
+    """The plain alternative to the composition layer: the mean of the parts' axes, with the mean of their radii."""
+    parts = batch["model"]["parts"]
+    cones = Cone.cat([cone for kind, cone in output.cones.items() if kind != "composed"])
+    weight = (parts >= 0).to(cones.radius.dtype)
+    taken = cones[parts.clamp(min=0)]
+    axis = torch.nn.functional.normalize((taken.axis * weight[..., None]).sum(1), dim=-1)
+    return Cone(axis, (taken.radius * weight).sum(1) / weight.sum(1))
+
+
+@torch.no_grad()
+def embed_dataset(
+    model: Any, batches: Iterable[dict[str, Any]], device: torch.device, *, show_progress: bool = True
+) -> dict[str, Embedded]:
+    """Embeds every batch of every process; on all processes returns the same rows, float32 on the CPU.
+
+    Rows that a sampler repeated to make processes even are counted once; the order is that of the data set.
+    """
+    was_training = model.training
+    model.eval()
+    found: dict[str, list[tuple[Tensor, ...]]] = {}
+    for batch in tqdm(batches, desc="embedding", disable=not show_progress, leave=False):
+        inputs = {name: value.to(device) for name, value in batch["model"].items()}
+        output = model(**inputs)
+        kinds = embedded_kinds(output, batch)
+        keys = {kind: batch["rows"][kind]["key"] for kind in kinds}
+        if "composed" in kinds:
+            mean = parts_mean(output, {"model": inputs})
+            c = kinds["composed"]
+            kinds["parts_mean"] = Embedded(mean, c.ids, c.requires, c.implies, c.words)
+            keys["parts_mean"] = keys["composed"]
+        for kind, e in kinds.items():
+            columns = (e.cone.axis.float(), e.cone.radius.float(), keys[kind], e.ids, e.requires, e.implies, e.words)
+            found.setdefault(kind, []).append(tuple(column.cpu() for column in columns))
+    model.train(was_training)
+    return {kind: _unique(_everywhere(chunks, device)) for kind, chunks in found.items()}
+
+
+def _everywhere(chunks: list[tuple[Tensor, ...]], device: torch.device) -> list[Tensor]:
+    return [gather_rows(_cat(list(column)).to(device)).cpu() for column in zip(*chunks, strict=True)]
+
+
+def _cat(tensors: list[Tensor]) -> Tensor:
+    if tensors[0].ndim == 2 and not tensors[0].is_floating_point():
+        width = max(t.shape[1] for t in tensors)
+        tensors = [torch.nn.functional.pad(t, (0, width - t.shape[1])) for t in tensors]
+    return torch.cat(tensors)
+
+
+def _unique(columns: list[Tensor]) -> Embedded:
+    axis, radius, key, *rest = columns
+    order = key.argsort(stable=True)
+    key = key[order]
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    keep = order[first]
+    return Embedded(Cone(axis[keep], radius[keep]), *(column[keep] for column in rest))

@@ -1,0 +1,172 @@
+"""Features of frozen towers, computed once and kept on disk as memory-mapped Arrow files.
+
+A cache file is named by a key over all that its content depends on: the tower's weights, the settings of model and
+processor, and the data itself. Whatever changes, another file is written. `datasets` writes aside and renames, so a
+file that was cut off half-way is never read.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Value
+from datasets import Sequence as ListOf
+from torch import Tensor
+
+from ..media import load_audio, load_image, load_video
+from .phrases import hash_id
+
+
+class FeatureTable:
+    """One modality's features, row by row: (H,) vectors, or tokens (T, H) of any length T.
+
+    Rows are views of the memory-mapped file; nothing is read before it is asked for.
+    """
+
+    def __init__(self, dataset: Dataset, width: int, tokens: bool):
+        self.width, self.tokens = width, tokens
+        self.rows: list[np.ndarray] = []
+        for chunk in dataset.data.column("features").chunks:
+            values = chunk.values.to_numpy(zero_copy_only=True)
+            offsets = chunk.offsets.to_numpy()
+            self.rows.extend(values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """float32 (N, H), or (N, T, H) with a mask (N, T) bool, of these rows."""
+        rows = [self.rows[i] for i in indices]
+        if not self.tokens:
+            return torch.from_numpy(np.stack(rows).astype(np.float32)), None
+        lengths = [len(row) // self.width for row in rows]
+        features = torch.zeros(len(rows), max(lengths), self.width)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            features[i, :length] = torch.from_numpy(row.astype(np.float32)).view(length, self.width)
+        return features, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+class FeatureStore:
+    """Features of one split: texts by their words, media by the row of the data set they stand in."""
+
+    def __init__(self, tables: dict[str, FeatureTable], texts: Sequence[str]):
+        self.tables = tables
+        self._text_row = {hash_id(text): i for i, text in enumerate(texts)}
+
+    def text(self, texts: Iterable[str]) -> tuple[Tensor, Tensor | None]:
+        return self.tables["text"].batch([self._text_row[hash_id(text)] for text in texts])
+
+    def media(self, modality: str, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        return self.tables[modality].batch(rows)
+
+
+def build_feature_store(
+    model: Any,
+    processor: Any,
+    dataset: Dataset,
+    texts: Iterable[str],
+    folder: str | Path,
+    *,
+    dtype: str = "float32",
+    batch_size: int = 64,
+) -> FeatureStore:
+    """Runs the frozen towers of `model` over `dataset` and `texts`, or reads what an earlier run kept in `folder`.
+
+    Args:
+        dataset: rows with undecoded media columns named by modality; every row has every medium it names.
+        texts: every caption and phrase that training or evaluation will ask for.
+        dtype: float32 gives the towers' own numbers back; float16 halves the file and rounds to 11 bits.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = sorted(set(texts), key=lambda text: (len(text), text))  # equal lengths together: little padding
+    columns = {"text": Dataset.from_dict({"text": texts})} | {
+        modality: dataset.select_columns([modality])
+        for modality in ("image", "audio", "video")
+        if modality in model.config.modalities and modality in dataset.column_names
+    }
+    was_training = model.training
+    model.eval()
+    tables = {m: _table(model, processor, m, column, folder, dtype, batch_size) for m, column in columns.items()}
+    model.train(was_training)
+    return FeatureStore(tables, texts)
+
+
+def _table(
+    model: Any, processor: Any, modality: str, column: Dataset, folder: Path, dtype: str, batch_size: int
+) -> FeatureTable:
+    prepare = _preparers(processor)[modality]
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        inputs = prepare(batch[modality]).to(model.device)
+        with torch.no_grad():
+            features, mask = model.tower_features(modality, *inputs.values())
+        rows = features.float().cpu().numpy().astype(dtype)
+        kept = None if mask is None else mask.cpu().numpy()
+        return {"features": [(row if kept is None else row[kept[i]]).reshape(-1) for i, row in enumerate(rows)]}
+
+    key = _key(model, processor, modality, column, dtype)
+    cached = column.map(
+        encode,
+        batched=True,
+        batch_size=batch_size,
+        writer_batch_size=batch_size,
+        remove_columns=column.column_names,
+        features=Features({"features": ListOf(Value(dtype))}),
+        cache_file_name=str(folder / f"{modality}-{key}.arrow"),
+        new_fingerprint=key,
+        load_from_cache_file=True,
+        desc=f"features of the frozen {modality} tower",
+    )
+    head = getattr(model, f"{modality}_head")
+    tokens = hasattr(model, f"{modality}_pooler")
+    return FeatureTable(cached, head.projection.in_features, tokens)
+
+
+def _preparers(processor: Any) -> dict[str, Callable[[list], Any]]:
+    def audio(values: list) -> Any:
+        rate = processor.feature_extractor.sampling_rate
+        return processor(audio=[load_audio(value, rate) for value in values], sampling_rate=rate)
+
+    return {
+        "text": lambda values: processor(text=values),
+        "image": lambda values: processor(images=[load_image(value) for value in values]),
+        "audio": audio,
+        "video": lambda values: processor(videos=[load_video(value, processor.num_frames) for value in values]),
+    }
+
+
+def _key(model: Any, processor: Any, modality: str, column: Dataset, dtype: str) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    tower = getattr(model, model.tower_name(modality))
+    for name, tensor in tower.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    settings = {
+        "pooler": model.pooler_name(modality),
+        "crop_audio": model.config.crop_audio,
+        "attention": model.config._attn_implementation,
+        "dtype": dtype,
+        "processor": processor.to_dict(),
+        "tokenizer": getattr(processor.tokenizer, "name_or_path", None) and processor.tokenizer.get_vocab()
+        if modality == "text"
+        else None,
+    }
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for value in column[modality]:
+        digest.update(_content(value))
+    return digest.hexdigest()
+
+
+def _content(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode() + b"\0"
+    if value is None:
+        return b"\0"
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return hashlib.blake2b(value["bytes"]).digest()
+    if isinstance(value, dict) and value.get("path"):
+        return hashlib.blake2b(Path(value["path"]).read_bytes()).digest()
+    array = value["array"] if isinstance(value, dict) else value
+    return hashlib.blake2b(np.ascontiguousarray(array).data).digest()

@@ -1,0 +1,58 @@
+"""Gathering rows across processes, with gradient."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..cones import Cone
+from .relations import Embedded
+
+
+class _AllGather(torch.autograd.Function):
+    """All processes' tensors of one shape, stacked.
+
+    Every process computes the whole global loss, so each holds the same gradient of what was gathered. Backward sums
+    over processes and keeps the own slice; DistributedDataParallel's mean over processes then gives, for every
+    parameter, the gradient that one process with the whole batch would have.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """All processes' rows of a tensor (N, ...), in the order of the processes; N may differ, also be 0.
+
+    Integer tensors may differ in their last dimension too and are padded with 0. In one process: the tensor itself.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return tensor
+    width = tensor.shape[1] if tensor.ndim == 2 else 0
+    shape = torch.tensor([len(tensor), width], device=tensor.device)
+    shapes = [torch.empty_like(shape) for _ in range(dist.get_world_size())]
+    dist.all_gather(shapes, shape)
+    rows = [int(s[0]) for s in shapes]
+    widest = max(int(s[1]) for s in shapes)
+    if tensor.ndim == 2 and width < widest:
+        tensor = torch.nn.functional.pad(tensor, (0, widest - width))
+    if len(tensor) < max(rows):
+        tensor = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
+    gathered = _AllGather.apply(tensor)
+    return torch.cat([block[:count] for block, count in zip(gathered, rows, strict=True)])
+
+
+def gather_embedded(rows: Embedded) -> Embedded:
+    """The rows of one kind of all processes, with gradient."""
+    cone = Cone(gather_rows(rows.cone.axis), gather_rows(rows.cone.radius))
+    return Embedded(cone, *(gather_rows(column) for column in (rows.ids, rows.requires, rows.implies, rows.words)))

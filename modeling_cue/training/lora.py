@@ -1,0 +1,63 @@
+"""LoRA adapters in the towers, through peft: heads and composition train whole beside them."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from ..modeling_cue import CUEModel
+
+# The projections of attention in every family of towers that has them, by the names their modules bear.
+ATTENTION = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "qkv", "in_proj_qkv")
+BASE_FOLDER = "base"
+
+
+def add_lora(model: CUEModel, *, rank: int, alpha: int, dropout: float, base: str | Path) -> PeftModel:
+    """Puts adapters into the attention of every tower that is not frozen; all that is not a tower trains whole.
+
+    `base` is where the model is saved first: what the adapter is an adapter of.
+
+    Raises:
+        ValueError: every tower is frozen, or no tower has attention projections under a known name.
+    """
+    free = [m for m in model.towers if m not in model.frozen_modalities]
+    if not free:
+        raise ValueError("lora_rank is set but every tower is frozen: take a modality out of freeze")
+    towers = "|".join(f"{modality}_tower" for modality in free)
+    targets = rf"({towers})\..*\.({'|'.join(ATTENTION)})"
+    whole = [name for name, _ in model.named_children() if not name.endswith("_tower")]
+    model.save_pretrained(base)
+    model.name_or_path = str(base)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole, bias="none"
+    )
+    try:
+        with _renaming_ignored():
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise ValueError(f"LoRA found nothing to adapt in {towers}: {error}") from error
+
+
+def load_lora(folder: str | Path, **kwargs: Any) -> CUEModel:
+    """A CUE from a folder that training with LoRA left: base and adapter, merged.
+
+    Raises:
+        ValueError: the folder holds no adapter beside its base.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file() or not (folder / BASE_FOLDER).is_dir():
+        raise ValueError(f"{folder} holds no LoRA adapter with its {BASE_FOLDER}/ folder: load it with AutoModel")
+    base = CUEModel.from_pretrained(folder / BASE_FOLDER, **kwargs)
+    with _renaming_ignored():
+        return PeftModel.from_pretrained(base, folder).merge_and_unload()
+
+
+@contextmanager
+def _renaming_ignored() -> Iterator[None]:
+    """peft asks transformers for properties by names that have changed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

@@ -1,0 +1,179 @@
+"""The losses of training. They see tensors only: neither the model nor processes.
+
+`compute_losses` gives every term by its name, without weights; `total_loss` weighs and adds them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from ..cones import Cone, pairwise_containment_margin
+from ..contrastive import info_nce, symmetric_info_nce
+from .relations import LEVELS, Embedded, relation
+
+LETTERS = {"text": "t", "image": "i", "audio": "a", "video": "v"}
+MEDIA = ("image", "audio", "video")
+
+# Radii nearer to 0 or pi than this have gone to the bound; a standard deviation below this is one value (radians).
+NEAR_BOUND = 0.01
+ONE_VALUE = 0.001
+# Fewer radii than this may be alike by chance.
+ENOUGH_RADII = 8
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the three groups of terms, each >= 0; each group counts by the mean of its terms.
+
+    `containment_moves_axes` lets the gradient of containment reach the axes too.
+    """
+
+    contrastive: float = 1.0
+    containment: float = 0.1
+    composition: float = 0.1
+    containment_moves_axes: bool = False
+
+
+def containment_loss(
+    outer: Cone,
+    inner: Cone,
+    relation: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float,
+    axes_gradient: bool = False,
+) -> Tensor:
+    """Pairwise logistic loss of "outer contains inner": scalar >= 0.
+
+    With z = scale * (margin + bias): half the mean of softplus(-z) over the pairs of relation 1, plus half the mean
+    of softplus(z) over those of relation 0, so that both have equal mass however many there are; a side without pairs
+    adds 0. All other pairs are unknown and get no gradient. (The pairwise logistic form with learned scale and bias
+    is that of SigLIP, Zhai et al., ICCV 2023; there positives and negatives are not balanced.)
+
+    Args:
+        outer, inner: (N,) and (M,) cones. relation: (N, M), 1, 0, or -1 for unknown.
+        scale, bias: scalars, per radian (positive) and in radians.
+        axes_gradient: by default the gradient reaches radii, scale and bias only.
+    """
+    if not axes_gradient:
+        outer = Cone(outer.axis.detach(), outer.radius)
+        inner = Cone(inner.axis.detach(), inner.radius)
+    z = scale * (pairwise_containment_margin(outer, inner) + bias)
+    softplus = torch.nn.functional.softplus
+    return (_masked_mean(softplus(-z), relation == 1) + _masked_mean(softplus(z), relation == 0)) / 2
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    return values.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def composition_loss(composed: Embedded, wholes: Sequence[Embedded], logit_scale: Tensor | float) -> Tensor:
+    """InfoNCE between compounds and the wholes that they are true of, both ways: scalar >= 0, the mean over `wholes`.
+
+    A compound is true of its own sample and of every whole of which all its parts are true (relation 1); where that is
+    unknown the pair is left out.
+    """
+    losses = []
+    for whole in wholes:
+        related = relation(composed, whole)
+        losses.append(symmetric_info_nce(composed.cone.axis, whole.cone.axis, logit_scale, related == 1, related == 0))
+    return torch.stack(losses).mean()
+
+
+def compute_losses(
+    embedded: dict[str, Embedded],
+    logit_scale: Tensor,
+    containment_scale: Tensor,
+    containment_bias: Tensor,
+    weights: LossWeights,
+) -> dict[str, Tensor]:
+    """Every term that the kinds at hand allow, by name, each a scalar without its weight.
+
+    `info_nce_t2i` and the like for every two modalities (both directions); `containment_p2c` (phrase, caption),
+    `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video).
+    Terms of weight 0 are there too, so that every parameter takes part in every step.
+
+    Raises:
+        ValueError: no term at all. FloatingPointError: a term is not finite; the message names it.
+    """
+    terms: dict[str, Tensor] = {}
+    present = [kind for kind in LETTERS if kind in embedded]
+    for first, second in combinations(present, 2):
+        a, b = embedded[first], embedded[second]
+        name = f"info_nce_{LETTERS[first]}2{LETTERS[second]}"
+        terms[name] = info_nce(a.cone.axis, b.cone.axis, logit_scale, a.ids, b.ids)
+    for level in LEVELS:
+        if level.outer in embedded and level.inner in embedded:
+            outer, inner = embedded[level.outer], embedded[level.inner]
+            terms[f"containment_{level.name}"] = containment_loss(
+                outer.cone, inner.cone, level.relation(outer, inner), containment_scale, containment_bias,
+                weights.containment_moves_axes,
+            )  # fmt: skip
+    wholes = [embedded[kind] for kind in MEDIA if kind in embedded]
+    if "composed" in embedded and wholes:
+        terms["composition"] = composition_loss(embedded["composed"], wholes, logit_scale)
+    if not terms:
+        raise ValueError(
+            f"nothing to learn from a batch with only {', '.join(embedded) or 'nothing'}: a loss needs two of "
+            f"{', '.join(LETTERS)}, or phrases and text"
+        )
+    check_finite(terms)
+    return terms
+
+
+def check_finite(terms: dict[str, Tensor]) -> None:
+    """Looks at all terms with one wait for the device; raises `FloatingPointError` that names those not finite."""
+    values = torch.stack([term.detach() for term in terms.values()])
+    if not torch.isfinite(values).all():
+        named = zip(terms, values.tolist(), strict=True)
+        bad = ", ".join(f"{name} = {value}" for name, value in named if not math.isfinite(value))
+        raise FloatingPointError(
+            f"the loss is not finite: {bad}. Look at the batch's inputs for NaN, lower the learning rate, clip the "
+            f"gradient (max_grad_norm), or train in bf16 or fp32 in place of fp16"
+        )
+
+
+def total_loss(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """The weighted sum over groups of the mean of a group's terms: scalar.
+
+    The mean keeps the balance of the groups, and the learning rate, whatever the number of modalities.
+    """
+    groups = {"info_nce": weights.contrastive, "containment": weights.containment, "composition": weights.composition}
+    parts = []
+    for prefix, weight in groups.items():
+        members = [term for name, term in terms.items() if name.startswith(prefix)]
+        if members:
+            parts.append(weight * torch.stack(members).mean())
+    return torch.stack(parts).sum()
+
+
+def radius_alarm(embedded: dict[str, Embedded]) -> list[str]:
+    """One message for each kind whose radii have gone to a bound or to one value, with what to change; else [].
+
+    Compounds are left out: their radius goes to its floor where parts have nothing in common, which is reported there.
+    """
+    alarms = []
+    for kind, rows in embedded.items():
+        radius = rows.cone.radius.detach().float()
+        if kind not in (*LETTERS, "phrase") or len(radius) < ENOUGH_RADII:
+            continue
+        median, spread = radius.median().item(), radius.std(correction=0).item()
+        if median < NEAR_BOUND:
+            alarms.append(
+                f"{kind} radii have gone to 0 (median {median:.3g} rad): lower containment_weight, or start them "
+                f"wider (radius_init)"
+            )
+        elif median > math.pi - NEAR_BOUND:
+            alarms.append(
+                f"{kind} radii have gone to pi (median {median:.3g} rad), where a cone contains everything: lower "
+                f"containment_weight or head_learning_rate, or use batches with more negatives"
+            )
+        elif spread < ONE_VALUE:
+            alarms.append(
+                f"{kind} radii have gone to one value ({median:.3g} rad, standard deviation {spread:.2g}): raise "
+                f"containment_weight or head_learning_rate, and see that captions of the batch have phrases"
+            )
+    return alarms

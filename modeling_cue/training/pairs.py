@@ -1,0 +1,99 @@
+"""What an epoch goes through: every (image, caption) pair, or every image with all its captions."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from .streams import RowStream
+
+
+def caption_pairs(
+    rows: Dataset | RowStream,
+    captions_per_image: int | str = 1,
+    *,
+    seed: int = 0,
+    shuffle_buffer_size: int = 1000,
+) -> "CaptionPairs | CaptionStream":
+    """`CaptionPairs` of rows that can be indexed, `CaptionStream` of a stream.
+
+    Args:
+        captions_per_image: 1: every (image, caption) pair; "all": every image once, with all its captions.
+        seed, shuffle_buffer_size: for streams; rows that can be indexed are shuffled by the data loader.
+
+    Raises:
+        ValueError: another `captions_per_image`.
+    """
+    if str(captions_per_image) not in ("1", "all"):
+        raise ValueError(f"captions_per_image={captions_per_image!r} is not valid; it must be 1 or all")
+    every = str(captions_per_image) == "all"
+    if isinstance(rows, RowStream):
+        return CaptionStream(rows, every, seed, shuffle_buffer_size)
+    return CaptionPairs(rows, every)
+
+
+class CaptionPairs(torch.utils.data.Dataset):
+    """Rows with `caption_index`, the numbers of the captions that count this time, and `index`, the number of the row.
+
+    An image is never parted from its captions: an item is its whole row.
+    """
+
+    def __init__(self, rows: Dataset, every_caption: bool = False):
+        self.rows, self.every_caption = rows, every_caption
+        counts = [len(captions) for captions in rows["caption"]]
+        self._ends = np.cumsum(np.ones_like(counts) if every_caption else counts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        if not 0 <= item < len(self):
+            raise IndexError(f"item {item} is not among the {len(self)} of this data")
+        index = int(np.searchsorted(self._ends, item, side="right"))
+        row = self.rows[index]
+        count = len(row["caption"])
+        chosen = list(range(count)) if self.every_caption else [item - int(self._ends[index]) + count]
+        return {"index": index, **row, "caption_index": chosen}
+
+
+class CaptionStream(torch.utils.data.IterableDataset):
+    """The same over a stream, without `index`; drawn from a buffer of whole items.
+
+    Every process reads the whole stream in the same order and Accelerate gives each its share of every batch, so that
+    all take the same number of steps (shards of a stream may differ in length, and a loss that gathers would wait for
+    ever). Worker processes of one data loader share the files of the source between them.
+
+    Args:
+        shuffle_buffer_size: items to draw from; 0 or 1 keeps the order.
+    """
+
+    def __init__(self, rows: RowStream, every_caption: bool = False, seed: int = 0, shuffle_buffer_size: int = 1000):
+        self.rows = rows.shuffled(seed) if shuffle_buffer_size > 1 else rows
+        self.every_caption, self.seed, self.shuffle_buffer_size = every_caption, seed, shuffle_buffer_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for another epoch, the same in every process."""
+        self.epoch = epoch
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        draw = random.Random(f"{self.seed}:{self.epoch}")
+        buffer: list[dict[str, Any]] = []
+        for item in self._items():
+            buffer.append(item)
+            if len(buffer) > max(self.shuffle_buffer_size - 1, 0):
+                place = draw.randrange(len(buffer))
+                buffer[place], buffer[-1] = buffer[-1], buffer[place]
+                yield buffer.pop()
+        draw.shuffle(buffer)
+        yield from buffer
+
+    def _items(self) -> Iterator[dict[str, Any]]:
+        for row in self.rows:
+            numbers = list(range(len(row["caption"])))
+            for chosen in [numbers] if self.every_caption else [[number] for number in numbers]:
+                yield {**row, "caption_index": chosen}

@@ -1,0 +1,173 @@
+"""CUETrainer: Hugging Face's Trainer with CUE's losses over gathered embeddings and cone metrics."""
+
+import math
+import warnings
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..cones import angle
+from .arguments import CUETrainingArguments
+from .collator import CUECollator
+from .evaluation import embed_dataset, embedded_kinds
+from .gathering import gather_embedded
+from .losses import LossWeights, compute_losses, radius_alarm, total_loss
+from .metrics import compute_all
+from .relations import Embedded
+
+
+class CUETrainer(Trainer):
+    """Trains a [`CUEModel`] on rows as `data.load_rows` gives them.
+
+    Every process computes the loss over the embeddings of all processes, so the number of in-batch negatives grows
+    with the number of processes. Gradient accumulation adds none. Every term of the loss is logged by its name.
+
+    Args:
+        eval_collator: makes the batches of evaluation, with all phrases of each caption.
+        Others as in `Trainer`; `data_collator` is a [`CUECollator`].
+
+    Raises:
+        FloatingPointError: a term of the loss is not finite; the message names it.
+    """
+
+    args: CUETrainingArguments
+
+    def __init__(self, *args: Any, eval_collator: CUECollator, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.eval_collator = eval_collator
+        # The loss is a mean over the batch: the Trainer divides it by the accumulated steps.
+        self.loss_is_scaled_for_ga = False
+        self.can_return_loss = True
+        self.model_accepts_loss_kwargs = False
+        self._terms: dict[str, list[Tensor]] = defaultdict(list)
+
+    # ------------------------------------------------------------------ loss
+
+    @property
+    def loss_weights(self) -> LossWeights:
+        return LossWeights(
+            self.args.contrastive_weight, self.args.containment_weight, self.args.composition_weight,
+            self.args.containment_moves_axes,
+        )  # fmt: skip
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        output = model(**inputs["model"])
+        embedded = {kind: gather_embedded(rows) for kind, rows in embedded_kinds(output, inputs).items()}
+        if self.state.global_step == 0 and model.training and not self.is_fsdp_enabled:
+            self._start_radii(embedded)
+        terms = compute_losses(
+            embedded, output.logit_scale, output.containment_scale, output.containment_bias, self.loss_weights
+        )
+        for name, value in terms.items():
+            self._terms[name].append(value.detach())
+        loss = total_loss(terms, self.loss_weights)
+        return (loss, output) if return_outputs else loss
+
+    def _start_radii(self, embedded: dict[str, Embedded]) -> None:
+        """Text starts as wide as the mean angle of a caption to what it matches: containment starts in balance."""
+        model = self.accelerator.unwrap_model(self.model)
+        if self._terms or "text" not in embedded:
+            return
+        angles = []
+        for kind in ("image", "audio", "video"):
+            if kind in embedded:
+                match = embedded["text"].ids[:, None] == embedded[kind].ids[None]
+                rows, columns = match.nonzero(as_tuple=True)
+                angles.append(angle(embedded["text"].cone.axis[rows], embedded[kind].cone.axis[columns]).detach())
+        if angles and len(torch.cat(angles)):
+            model.text_head.set_initial_radius(min(float(torch.cat(angles).mean()), 0.9 * math.pi))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._terms:
+            logs |= {name: round(torch.stack(values).mean().item(), 4) for name, values in self._terms.items()}
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    # ------------------------------------------------------------------ optimiser
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with `head_learning_rate` for all that is not in a tower, and no decay on norms and biases."""
+        if self.optimizer is None and self.args.head_learning_rate is not None:
+            module = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(module))
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad:
+                    groups["_tower." in name, name in decayed].append(parameter)
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, module)
+            self.optimizer = optimizer_class(
+                [
+                    {
+                        "params": parameters,
+                        "lr": self.args.learning_rate if in_tower else self.args.head_learning_rate,
+                        "weight_decay": self.args.weight_decay if decays else 0.0,
+                    }
+                    for (in_tower, decays), parameters in groups.items()
+                ],
+                **options,
+            )
+        return super().create_optimizer(model)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Every process gets every n-th row, as many batches as the others; repeated rows are counted once later."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, IterableDataset):
+            sampler, rows = None, _Strided(dataset, self.args.process_index, self.args.world_size)
+        else:
+            order = list(range(len(dataset)))
+            order += order[: -len(order) % self.args.world_size]
+            sampler, rows = order[self.args.process_index :: self.args.world_size], dataset
+        return DataLoader(
+            rows,
+            batch_size=self.args.eval_batch_size,
+            sampler=sampler,
+            collate_fn=self.eval_collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Embeds all rows of all processes and measures retrieval and cones; there is no evaluation loss."""
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            embedded = embed_dataset(
+                self.model_wrapped if self.is_fsdp_enabled else self.model,
+                dataloader,
+                self.args.device,
+                show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
+            )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in compute_all(embedded).items()}
+        if self.state.global_step:  # before training all radii of a kind start at one value
+            for alarm in radius_alarm(embedded):
+                warnings.warn(alarm, stacklevel=2)
+        samples = max(len(rows.ids.unique()) for rows in embedded.values())
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)
+
+
+class _Strided(IterableDataset):
+    """Every n-th row of a stream, for one of n processes."""
+
+    def __init__(self, stream: IterableDataset, index: int, count: int):
+        self.stream, self.index, self.count = stream, index, count
+
+    def __iter__(self) -> Any:
+        for number, row in enumerate(self.stream):
+            if number % self.count == self.index:
+                yield {**row, "index": number}

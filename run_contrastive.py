@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Trains a CUE: run_contrastive.py [CONFIG.yaml] [--flag value ...]; without a file, the demo.
+
+python run_contrastive.py
+accelerate launch run_contrastive.py configs/flickr30k.yaml --output_dir runs/flickr30k
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+
+from modeling_cue.training.arguments import parse_arguments
+from modeling_cue.training.pipeline import (
+    announce,
+    build_model,
+    build_trainer,
+    evaluate_test,
+    load_data,
+    save_and_share,
+    train,
+)
+
+DEMO = str(Path(__file__).parent / "configs" / "demo.yaml")
+
+
+def main(argv: list[str]) -> dict[str, float]:
+    # 1. Arguments: a YAML file, and flags over it.
+    if not argv or argv[0].startswith("-"):
+        argv = [DEMO, *argv]
+    model_args, data_args, training_args = parse_arguments(argv)
+    announce(argv, training_args)
+    set_seed(training_args.seed)
+
+    # 2. Data: rows of captions and media.
+    rows = load_data(data_args)
+
+    # 3. Model and processor, from encoders, from a checkpoint, or the demo's tiny towers.
+    model, processor = build_model(model_args, data_args, training_args, rows)
+
+    # 4. Train, with evaluation on the validation split.
+    trainer = build_trainer(model, processor, rows, data_args, training_args)
+    train(trainer)
+
+    # 5. Evaluate: the test split is read once, with the best checkpoint.
+    metrics = evaluate_test(trainer, rows, data_args)
+
+    # 6. Save, print, push.
+    save_and_share(trainer, metrics, model_args, rows)
+    return metrics
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

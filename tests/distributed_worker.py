@@ -1,0 +1,98 @@
+"""Run by test_distributed.py in each process: every term of the loss and its gradients over this process' samples."""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from tiny import LAYERS
+from torch.nn.parallel import DistributedDataParallel
+
+from configuration_cue import CUEConfig
+from modeling_cue import CUEModel
+from modeling_cue.training.evaluation import embedded_kinds
+from modeling_cue.training.gathering import gather_embedded
+from modeling_cue.training.losses import LossWeights, compute_losses
+
+SAMPLES = 6
+
+
+def make_model() -> CUEModel:
+    torch.manual_seed(0)
+    text = LAYERS | {
+        "model_type": "bert",
+        "vocab_size": 40,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    image = LAYERS | {"model_type": "vit", "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.0}
+    config = CUEConfig(text_config=text, image_config=image, projection_dim=8, composition_dim=16)
+    model = CUEModel(config)
+    for linear in (model.composition.weight, model.composition.shift):
+        torch.nn.init.normal_(linear.weight, std=0.3)
+    return model.train()
+
+
+def make_batch(samples: list[int]) -> dict:
+    """Two captions and two phrases of each sample; sample 3 has no image, and 4 has a phrase that is true of 5 too."""
+    draw = [torch.Generator().manual_seed(100 + s) for s in samples]
+    ids = torch.cat([torch.randint(3, 40, (4, 5), generator=g) for g in draw])
+    order = [4 * i + k for k in range(4) for i in range(len(samples))]
+    seen = [i for i, s in enumerate(samples) if s != 3]
+    pixels = torch.stack([torch.randn(3, 16, 16, generator=g) for g in draw])[seen]
+    n = len(samples)
+    sample = torch.tensor(samples) + 1
+    fact = sample * 10
+    shared = torch.where(sample == 5, 60, fact + 1)
+
+    def kind(ids, requires=None, implies=None, words=None):
+        empty = torch.zeros(len(ids), 0, dtype=torch.long)
+        return {
+            "ids": ids, "key": torch.arange(len(ids)), "requires": empty if requires is None else requires,
+            "implies": empty if implies is None else implies, "words": empty if words is None else words,
+        }  # fmt: skip
+
+    facts = torch.stack([fact, shared], 1)
+    rows = {
+        "text": kind(sample.repeat(2), facts.repeat(2, 1), facts.repeat(2, 1), (sample[:, None] % 3 + 1).repeat(2, 1)),
+        "phrase": kind(
+            sample.repeat(2), torch.cat([fact, shared])[:, None], None, (sample[:, None] % 3 + 1).repeat(2, 1)
+        ),
+        "image": kind(sample[seen], None, facts[seen]),
+        "composed": kind(sample, facts),
+    }
+    parts = torch.stack([torch.arange(n) + 2 * n, torch.arange(n) + 3 * n], 1)
+    return {"model": {"input_ids": ids[order], "pixel_values": pixels, "parts": parts}, "rows": rows}
+
+
+def main(output: str) -> None:
+    rank, world = 0, 1
+    if len(sys.argv) > 2:
+        rank, world = int(sys.argv[3]), int(sys.argv[4])
+        dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=world)
+    # Uneven on purpose: the first process has more samples than the second.
+    share = list(range(SAMPLES)) if world == 1 else [[0, 1, 2, 3], [4, 5]][rank]
+    results = {}
+    for moves in (False, True):
+        weights = LossWeights(containment_moves_axes=moves)
+        names = None
+        while names is None or names:
+            model = make_model()
+            wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
+            batch = make_batch(share)
+            output_ = wrapped(**batch["model"])
+            embedded = {k: gather_embedded(e) for k, e in embedded_kinds(output_, batch).items()}
+            scalars = (output_.logit_scale, output_.containment_scale, output_.containment_bias)
+            terms = compute_losses(embedded, *scalars, weights)
+            names = list(terms) if names is None else names
+            name = names.pop()
+            terms[name].backward()
+            gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+            results[name, moves] = (terms[name].detach(), gradients)
+    if rank == 0:
+        torch.save(results, output)
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

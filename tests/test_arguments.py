@@ -1,0 +1,78 @@
+"""Arguments: flags over file, clear errors, and the defaults that the recipe promises."""
+
+from pathlib import Path
+
+import pytest
+
+from modeling_cue.training.arguments import parse_arguments
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "c.yaml").write_text(text)
+    return str(folder / "c.yaml")
+
+
+def test_flags_win_over_the_file(tmp_path):
+    path = write(tmp_path, "learning_rate: 5e-4\nprojection_dim: 64\nfreeze: [text]\nstreaming: true\n")
+    model, data, training = parse_arguments([path, "--projection_dim", "32", "--output_dir", str(tmp_path)])
+    assert (model.projection_dim, training.learning_rate, model.freeze, data.streaming) == (32, 5e-4, ["text"], True)
+
+
+def test_the_seeds_defaults():
+    model, data, training = parse_arguments(["--output_dir", "unused"])
+    assert training.per_device_train_batch_size == 32
+    assert training.learning_rate == 5e-5
+    assert training.weight_decay == 0.01
+    assert training.num_train_epochs == 3
+    assert "adamw" in training.optim.value
+    assert training.metric_for_best_model == "rsum"
+    assert training.greater_is_better
+    assert data.captions_per_image == "1"
+    assert model.lora_rank == 0
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_configuration_of_the_repo_parses(path, monkeypatch):
+    parse_arguments([str(path), "--bf16", "false"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", "no argument is called 'learning_rat'; did you mean learning_rate"),
+        ("qqqqqq: 1", "no argument is called 'qqqqqq'; run_contrastive.py --help lists them all"),
+        ("- a\n- b\n", "must hold lines of the form 'name: value'; it holds list"),
+        ("a: [1, 2", "is not valid YAML"),
+        ("a: !!python/object/apply:os.system ['echo']", "is not valid YAML"),
+        ("captions_per_image: 3", "captions_per_image='3' is not valid; it must be 1 or all"),
+        ("on_bad_row: ignore", "on_bad_row='ignore' is not valid; it must be raise or skip"),
+        ("feature_dtype: int8", "it must be float32 or float16"),
+        ("freeze: [smell]", "freeze: 'smell' is not valid; it must be text, image, audio, video or none"),
+        ("containment_weight: -1", "containment_weight=-1.0 is not valid; it must be zero or more"),
+        ("phrases_per_caption: -1", "it must be zero or more"),
+    ],
+)
+def test_bad_files(tmp_path, text, message):
+    with pytest.raises(ValueError) as error:
+        parse_arguments([write(tmp_path, text)])
+    assert message in str(error.value)
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(ValueError, match=r"no configuration file 'nowhere\.yaml'; the ones that come with CUE"):
+        parse_arguments(["nowhere.yaml"])
+
+
+def test_an_unknown_flag():
+    with pytest.raises(ValueError, match="--smell"):
+        parse_arguments(["--smell", "1"])
+
+
+def test_none_takes_back_what_the_file_freezes(tmp_path):
+    model, data, _ = parse_arguments(
+        [write(tmp_path, "freeze: [text]\nfeature_cache: cache\n"), "--freeze", "none", "--feature_cache", "none"]
+    )
+    assert model.freeze == []
+    assert data.feature_cache is None

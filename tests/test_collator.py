@@ -1,0 +1,93 @@
+"""CUECollator: what stands in a batch, what is true of what, and broken rows."""
+
+import pytest
+import torch
+from samples import make_rows
+
+from modeling_cue.training.collator import CUECollator
+from modeling_cue.training.pairs import CaptionPairs
+from modeling_cue.training.phrases import hash_id, normalise
+from modeling_cue.training.rows import BadRows
+from modeling_cue.training.scenes import make_scenes
+
+ALL = ("text", "image", "audio", "video")
+
+
+def test_a_batch_of_four_modalities(processor):
+    rows = CaptionPairs(make_rows(("image", "audio", "video")), every_caption=True)
+    batch = CUECollator(processor, ALL, None)([rows[i] for i in range(3)])
+    inputs, kinds = batch["model"], batch["rows"]
+    phrases = len(kinds["phrase"]["ids"])
+    assert len(inputs["input_ids"]) == 6 + phrases
+    assert inputs["pixel_values"].shape == (3, 3, 32, 32)
+    assert inputs["pixel_values_videos"].shape == (3, 3, 3, 32, 32)
+    assert len(inputs["input_features"]) == 3
+    assert set(kinds) == {*ALL, "phrase", "composed"}
+    assert kinds["image"]["ids"].tolist() == [hash_id(f"sample {i}") for i in range(3)]
+    # Parts are rows of the phrases, which come after the captions.
+    assert inputs["parts"].max() < 6 + phrases
+    assert inputs["parts"][inputs["parts"] >= 0].min() == 6
+    for kind in kinds.values():
+        assert {len(column) for column in kind.values()} == {len(kind["ids"])}
+        assert len(kind["key"].unique()) == len(kind["key"])
+
+
+def test_phrases_and_captions_say_what_they_imply(processor):
+    row = CaptionPairs(make_rows(), every_caption=True)[0]
+    kinds = CUECollator(processor, ALL, None)([row])["rows"]
+    caption = set(kinds["text"]["implies"][0].tolist())
+    first = [r for r, key in zip(kinds["phrase"]["requires"], kinds["phrase"]["key"], strict=True) if key < 128]
+    assert all(int(r[0]) in caption for r in first)
+    assert hash_id(normalise(row["caption"][0])) in caption
+    assert set(kinds["text"]["words"][0].tolist()) <= set(kinds["image"]["words"][0].tolist()) | {0}
+
+
+def test_drawn_phrases_are_few_and_random(processor):
+    rows = [CaptionPairs(make_rows())[0]]
+    collator = CUECollator(processor, ALL, 1)
+    torch.manual_seed(0)
+    drawn = {int(collator(rows)["rows"]["phrase"]["requires"][0, 0]) for _ in range(30)}
+    assert len(drawn) > 1
+    assert "composed" not in collator(rows)["rows"]
+    assert "phrase" not in CUECollator(processor, ALL, 0)(rows)["rows"]
+
+
+def test_scenes_bring_their_own_truth_and_parts(processor):
+    rows = CaptionPairs(make_scenes("train", 2, parts=True), every_caption=True)
+    batch = CUECollator(processor, ALL, 2)([rows[0], rows[1]])
+    assert batch["rows"]["text"]["words"].shape[1] == 0
+    assert set(rows[0]["caption_requires"][0]) <= set(batch["rows"]["image"]["implies"][0].tolist())
+    # The pictures and sounds of single things follow those of the samples.
+    assert len(batch["model"]["pixel_values"]) + len(batch["model"]["input_features"]) == 2 + 2 + 2
+    assert len(batch["rows"]["image"]["ids"]) == 2
+    rows_in_all = sum(
+        len(batch["model"][n]) for n in ("input_ids", "pixel_values", "input_features", "pixel_values_videos")
+    )
+    assert batch["model"]["parts"].max() < rows_in_all
+
+
+def test_a_broken_row_stops_the_run_by_its_id(processor):
+    row = CaptionPairs(make_rows())[0]
+    row["image"] = {"bytes": b"not an image", "path": None}
+    with pytest.raises(ValueError, match="sample 0"):
+        CUECollator(processor, ALL)([row])
+
+
+def test_a_broken_row_is_skipped_and_counted(processor):
+    good, bad = (CaptionPairs(make_rows())[i] for i in (0, 2))
+    bad["image"] = {"bytes": b"not an image", "path": None}
+    bad_rows = BadRows("skip")
+    batch = CUECollator(processor, ALL, bad_rows=bad_rows)([good, bad])
+    assert batch["rows"]["image"]["ids"].tolist() == [hash_id("sample 0")]
+    assert len(batch["model"]["pixel_values"]) == 1
+    assert bad_rows.count == 1
+    with pytest.raises(ValueError, match="every row of this batch is broken"):
+        CUECollator(processor, ALL, bad_rows=bad_rows)([bad])
+
+
+def test_rows_may_lack_a_medium(processor):
+    rows = [dict(CaptionPairs(make_rows(("image", "audio")))[i]) for i in (0, 2)]
+    rows[1]["audio"] = None
+    batch = CUECollator(processor, ALL)(rows)
+    assert len(batch["model"]["input_features"]) == 1
+    assert len(batch["model"]["pixel_values"]) == 2

@@ -1,0 +1,100 @@
+"""CompositionLayer: order, exactness for one part, where it starts from, and what it promises of its radius."""
+
+import math
+
+import pytest
+import torch
+
+from modeling_cue import Cone, angle
+from modeling_cue.composition import CompositionLayer
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    layer = CompositionLayer(projection_dim=8, dim=16, heads=2, layers=2, min_radius=0.01)
+    for linear in (layer.weight, layer.shift):
+        torch.nn.init.normal_(linear.weight, std=0.3)
+    return layer.eval()
+
+
+def cones(batch: int, parts: int) -> Cone:
+    generator = torch.Generator().manual_seed(5)
+    axis = torch.nn.functional.normalize(torch.randn(batch, parts, 8, generator=generator), dim=-1)
+    return Cone(axis, 0.5 + torch.rand(batch, parts, generator=generator))
+
+
+def test_order_does_not_matter(layer):
+    given = cones(3, 4)
+    order = torch.tensor([2, 0, 3, 1])
+    a, b = layer(given), layer(given[:, order])
+    torch.testing.assert_close(a.axis, b.axis)
+    torch.testing.assert_close(a.radius, b.radius)
+
+
+def test_one_part_is_its_own_compound(layer):
+    given = cones(3, 1)
+    compound = layer(given)
+    assert torch.equal(compound.axis, given.axis[:, 0])
+    assert torch.equal(compound.radius, given.radius[:, 0])
+    assert not compound.empty.any()
+
+
+def test_padding_does_not_matter(layer):
+    given = cones(2, 4)
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0]]).bool()
+    compound = layer(given, mask)
+    alone = layer(given[:1, :2])
+    torch.testing.assert_close(compound.axis[:1], alone.axis)
+    torch.testing.assert_close(compound.radius[:1], alone.radius)
+    assert torch.equal(compound.axis[1], given.axis[1, 1])
+
+
+def test_the_start_is_the_mean_of_the_axes():
+    layer = CompositionLayer(8, 16, 2, 1, 0.01)
+    layer.reset_parameters()
+    given = cones(3, 4)
+    mean = torch.nn.functional.normalize(given.axis.mean(1), dim=-1)
+    torch.testing.assert_close(layer(given).axis, mean)
+
+
+def test_the_compound_lies_in_its_parts_where_there_is_room(layer):
+    given = cones(64, 3)
+    given = Cone(given.axis, given.radius + 1.0)
+    compound = layer(given)
+    room = (given.radius - angle(given.axis, compound.axis[:, None])).min(-1).values
+    floored = room < 0.01
+    assert not floored.all()
+    assert (compound.radius[~floored] <= room[~floored] + 1e-6).all()
+    # ln K times the temperature is the most that the smooth minimum gives away.
+    assert (compound.radius >= (room - layer.temperature * math.log(3) - 1e-6).clamp(min=0.01)).all()
+
+
+def test_parts_that_are_far_apart_are_reported_not_raised(layer):
+    axis = torch.zeros(1, 2, 8)
+    axis[0, 0, 0], axis[0, 1, 0] = 1.0, -1.0
+    compound = layer(Cone(axis, torch.tensor([[0.3, 0.3]])))
+    assert compound.empty.tolist() == [True]
+    assert compound.radius.item() == pytest.approx(0.01)
+    assert torch.isfinite(compound.axis).all()
+    assert layer(Cone(axis, torch.tensor([[2.0, 2.0]]))).empty.tolist() == [False]
+
+
+def test_gradients_are_finite_and_reach_all_parts(layer):
+    given = cones(2, 3)
+    axis, radius = given.axis.clone().requires_grad_(), given.radius.clone().requires_grad_()
+    compound = layer(Cone(axis, radius), torch.tensor([[1, 1, 1], [1, 0, 0]]).bool())
+    (compound.axis.sum() + compound.radius.sum()).backward()
+    assert torch.isfinite(axis.grad).all()
+    assert torch.isfinite(radius.grad).all()
+    assert (axis.grad[0].abs().sum(-1) > 0).all()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.grad is not None)
+
+
+def test_bad_input(layer):
+    with pytest.raises(ValueError, match="at least one part"):
+        layer(cones(2, 3), torch.tensor([[1, 1, 0], [0, 0, 0]]))
+    with pytest.raises(ValueError, match=r"shape \(B, K\)"):
+        layer(cones(2, 3)[:, 0])
+    with pytest.raises(ValueError, match="mask must have the shape"):
+        layer(cones(2, 3), torch.ones(2, 4))

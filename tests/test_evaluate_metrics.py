@@ -1,0 +1,54 @@
+import pytest
+import torch
+from embedded import world
+
+from modeling_cue.training.evaluate_metrics import ConeMetric, RetrievalMetric
+from modeling_cue.training.metrics import compute_all, cone_metrics, retrieval_metrics
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def columns(rows, kind, names):
+    sets = {name: [[i for i in line if i] for line in getattr(rows, name).tolist()] for name in
+            ("requires", "implies", "words")}  # fmt: skip
+    everything = {"kind": [kind] * len(rows), "axis": rows.cone.axis.numpy(), "radius": rows.cone.radius.numpy(),
+                  "id": rows.ids.tolist(), **sets}  # fmt: skip
+    return {name: everything[name] for name in names}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a metric must not open a connection")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("metric_class", [RetrievalMetric, ConeMetric])
+def test_evaluate_metrics_give_the_same_figures_batch_by_batch(metric_class, generator, tmp_path):
+    embedded = world(generator)
+    metric = metric_class(cache_dir=str(tmp_path))
+    names = list(metric.features)
+    for kind, rows in embedded.items():
+        for start in range(0, len(rows), 7):
+            metric.add_batch(**columns(rows[start : start + 7], kind, names))
+    expected = compute_all(embedded)
+    found = metric.compute()
+    assert found == pytest.approx({key: expected[key] for key in found}, rel=1e-9)
+    wanted = retrieval_metrics(embedded) if metric_class is RetrievalMetric else cone_metrics(embedded)
+    assert set(wanted) <= set(found)
+    assert any(key.startswith("composition_R@") for key in found) == (metric_class is ConeMetric)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_evaluate_metrics_compute_in_one_call_and_keep_large_ids(tmp_path):
+    metric = RetrievalMetric(cache_dir=str(tmp_path))
+    large = 2**63 - 1
+    found = metric.compute(kind=["text", "text", "image", "image"], axis=[[1.0, 0.0], [0.0, 1.0]] * 2,
+                           id=[large, large - 1] * 2)  # fmt: skip
+    assert found["rsum"] == 6
+    assert found["t2i_mAP@R"] == 1

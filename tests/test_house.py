@@ -1,0 +1,101 @@
+"""The house: imports point one way, the Hub closure stays flat, the public names are pinned."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import modeling_cue
+
+ROOT = Path(__file__).resolve().parents[1]
+CLOSURE = sorted(p for p in (ROOT / "modeling_cue").glob("*.py") if p.name != "__init__.py")
+TRAINING = sorted((ROOT / "modeling_cue" / "training").glob("*.py"))
+# Each file's floor: it may import what lies on a lower one. Files of one floor may build on one another.
+FLOORS = {
+    "configuration_cue": 0,
+    "cone_type": 1, "sphere": 1, "cone_volume": 1, "cones": 1, "contrastive": 1, "media": 1,
+    "encoders": 2, "heads": 2, "composition": 2, "processing_cue": 2,
+    "modeling_cue": 3,
+}  # fmt: skip
+# Losses and metrics know cones and one another, never the model or processes.
+TENSORS_ONLY = ("relations", "losses", "metrics", "metrics_cones", "metrics_retrieval")
+
+
+def siblings(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1 and n.module}
+
+
+def absolute_imports(path: Path) -> set[str]:
+    """Top-level packages that a file demands, as `transformers` sees them: what stands in a `try` is not demanded."""
+    tree = ast.parse(path.read_text())
+    forgiven = {id(n) for t in ast.walk(tree) if isinstance(t, ast.Try) for n in ast.walk(t)}
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in forgiven:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", CLOSURE, ids=lambda p: p.stem)
+def test_imports_point_down(path):
+    assert path.stem in FLOORS, f"give {path.name} a floor"
+    for name in siblings(path):
+        assert FLOORS[name] <= FLOORS[path.stem], f"{path.stem} must not import {name}"
+
+
+@pytest.mark.parametrize("path", CLOSURE, ids=lambda p: p.stem)
+def test_the_closure_is_flat_and_asks_for_little(path):
+    text = path.read_text()
+    assert not re.search(r"^\s*from\s+\.\s+import|^\s*from\s+\.\.", text, re.MULTILINE)
+    # `transformers` copies what this expression finds, in docstrings too.
+    for name in re.findall(r"^\s*from\s+\.(\S+)\s+import", text, re.MULTILINE):
+        assert (path.parent / f"{name}.py").is_file(), f"{path.name} names a sibling {name!r} that is not there"
+    own = {"configuration_cue"} if path.stem == "configuration_cue" else set()
+    allowed = {"torch", "transformers", "numpy", "PIL"} | own | set(sys.stdlib_module_names)
+    assert absolute_imports(path) <= allowed
+
+
+def test_the_processor_reaches_no_configuration():
+    seen, todo = set(), {"processing_cue"}
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        todo |= siblings(ROOT / "modeling_cue" / f"{name}.py") - seen
+    assert "configuration_cue" not in seen
+    assert "modeling_cue" not in seen
+
+
+@pytest.mark.parametrize("name", TENSORS_ONLY)
+def test_losses_and_metrics_know_neither_model_nor_processes(name):
+    tree = ast.parse((ROOT / "modeling_cue" / "training" / f"{name}.py").read_text())
+    imported = {(n.level, n.module) for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    allowed = {(2, "cones"), (2, "contrastive")} | {(1, other) for other in TENSORS_ONLY}
+    assert {pair for pair in imported if pair[0]} <= allowed
+    assert not any("distributed" in str(module) for _, module in imported)
+
+
+@pytest.mark.parametrize("path", [*CLOSURE, ROOT / "modeling_cue" / "__init__.py"], ids=lambda p: p.stem)
+def test_nothing_that_travels_imports_training(path):
+    assert "training" not in {n.split(".")[0] for n in siblings(path)}
+
+
+def test_public_names_are_pinned():
+    assert sorted(modeling_cue.__all__) == [
+        "CUEConfig", "CUEModel", "CUEOutput", "CUEPreTrainedModel", "CUEProcessor", "Cone", "angle", "check_cone",
+        "complement", "containment_margin", "containment_probability", "contains", "join", "join_many", "log_volume",
+        "meet", "meet_hull", "membership_margin", "overlaps", "pairwise_angle", "pairwise_containment_margin",
+        "pairwise_containment_probability", "pairwise_contains", "pairwise_overlaps",
+    ]  # fmt: skip
+    for name in modeling_cue.__all__:
+        assert getattr(modeling_cue, name).__doc__, name
+
+
+def test_metadata_stands_in_setup_cfg():
+    assert "[project]" not in (ROOT / "pyproject.toml").read_text()

@@ -1,0 +1,266 @@
+"""CUEModel: modalities, sharing, freezing, dtype, attention, checkpointing, gradients, and loud failures."""
+
+import copy
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from configuration_cue import CUEConfig
+from modeling_cue import Cone, CUEModel
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(3)
+    return {
+        "input_ids": torch.randint(5, 30, (2, 6), generator=generator),
+        "attention_mask": torch.ones(2, 6, dtype=torch.long),
+        "pixel_values": torch.randn(2, 3, 32, 32, generator=generator),
+        "input_features": torch.randn(2, 20, 60, generator=generator),
+        "pixel_values_videos": torch.randn(2, 3, 3, 32, 32, generator=generator),
+    }
+
+
+def test_any_subset_of_modalities(model, inputs):
+    with torch.no_grad():
+        whole = model(**inputs)
+        assert list(whole.cones) == ["text", "image", "audio", "video"]
+        for name in ("input_ids", "pixel_values", "input_features", "pixel_values_videos"):
+            output = model(**{name: inputs[name]})
+            (modality,) = output.cones
+            cone = output.cones[modality]
+            torch.testing.assert_close(cone.axis, whole.cones[modality].axis)
+            torch.testing.assert_close(cone.axis.norm(dim=-1), torch.ones(2))
+            assert ((cone.radius > 0) & (cone.radius < math.pi)).all()
+            assert output[f"{modality}_embeds"].shape == (2, 16)
+
+
+def test_features_stand_for_raw_input(model, inputs):
+    with torch.no_grad():
+        expected = model(**inputs)
+        features = {}
+        for modality, name in (("text", "input_ids"), ("image", "pixel_values"), ("video", "pixel_values_videos")):
+            features[f"{modality}_features"], _ = model.tower_features(modality, inputs[name])
+        output = model(**features)
+    for modality in ("text", "image", "video"):
+        assert torch.equal(output.cones[modality].axis, expected.cones[modality].axis)
+
+
+def test_get_functions_agree_with_forward(model, inputs):
+    with torch.no_grad():
+        assert torch.equal(model.get_image_features(pixel_values=inputs["pixel_values"]), model(**inputs).image_embeds)
+        cone = model.get_text_cones(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        assert torch.equal(cone.radius, model(**inputs).text_radius)
+
+
+def test_loss_and_logits(model, inputs):
+    output = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"], return_loss=True)
+    logits = output.image_embeds @ output.text_embeds.T * output.logit_scale
+    torch.testing.assert_close(output.logits_per_image, logits)
+    target = torch.arange(2)
+    cross = torch.nn.functional.cross_entropy
+    torch.testing.assert_close(output.loss, (cross(logits, target) + cross(logits.T, target)) / 2)
+    assert model(**inputs).loss is None
+
+
+def test_no_modality_given(model):
+    with pytest.raises(ValueError, match="pass at least one of input_ids, pixel_values, input_features"):
+        model()
+
+
+def test_a_modality_that_the_model_does_not_have(encoders, inputs):
+    model = CUEModel.from_encoders(text=str(encoders["bert"]), projection_dim=16, composition_dim=16)
+    with pytest.raises(ValueError, match="has no image modality; it has text"):
+        model(pixel_values=inputs["pixel_values"])
+    with pytest.raises(ValueError, match="no modality given"):
+        CUEModel.from_encoders()
+    with pytest.raises(ValueError, match="the configuration has no modality"):
+        CUEModel(CUEConfig())
+
+
+def test_loss_needs_rows_that_match(model, inputs):
+    with pytest.raises(ValueError, match="match one to one"):
+        model(input_ids=inputs["input_ids"][:1], pixel_values=inputs["pixel_values"], return_loss=True)
+
+
+def test_wrong_number_of_frames(model):
+    with pytest.raises(ValueError, match=r"shape \(N, 3, 3, H, W\)"):
+        model(pixel_values_videos=torch.randn(1, 2, 3, 32, 32))
+
+
+def test_shared_tower_is_stored_once(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    names = load_file(tmp_path / "model.safetensors")
+    assert any(name.startswith("image_tower.") for name in names)
+    assert not any(name.startswith("video_tower.") for name in names)
+    assert any(name.startswith("video_pooler.") for name in names)
+
+
+def test_video_knows_the_order_of_its_frames(model):
+    torch.nn.init.normal_(model.video_pooler.position)
+    clip = torch.randn(1, 3, 3, 32, 32)
+    with torch.no_grad():
+        there, back = model(pixel_values_videos=clip), model(pixel_values_videos=clip.flip(1))
+    assert not torch.allclose(there.video_embeds, back.video_embeds, atol=1e-4)
+
+
+def test_four_modalities_reload_the_same(model, inputs, tmp_path):
+    inputs["parts"] = torch.tensor([[0, 2, -1], [1, 5, 7]])
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        before, after = model(**inputs), again(**inputs)
+    for kind in before.cones:
+        assert torch.equal(before.cones[kind].axis, after.cones[kind].axis), kind
+        assert torch.equal(before.cones[kind].radius, after.cones[kind].radius), kind
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_missing_or_misshapen_heads_fail_loudly(model, damage, tmp_path):
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    if damage == "missing":
+        del weights["text_head.projection.weight"], weights["scales.logit_scale"]
+    else:
+        weights["text_head.projection.weight"] = torch.zeros(5, 16)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises((ValueError, RuntimeError), match=r"text_head\.projection\.weight|scales\.logit_scale"):
+        CUEModel.from_pretrained(tmp_path)
+
+
+def test_from_config_alone_and_on_the_meta_device(model):
+    fresh = CUEModel(model.config)
+    assert {k: v.shape for k, v in fresh.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+    with torch.device("meta"):
+        assert next(CUEModel(model.config).parameters()).is_meta
+
+
+def test_initial_values(encoders, inputs):
+    model = CUEModel.from_encoders(
+        text=str(encoders["bert"]), image=str(encoders["vit"]), projection_dim=16, composition_dim=16,
+        radius_init={"text": 1.2},
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        output = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"])
+    torch.testing.assert_close(output.text_radius, torch.full((2,), 1.2), atol=0.02, rtol=0)
+    torch.testing.assert_close(output.image_radius, torch.full((2,), 0.1), atol=0.01, rtol=0)
+    assert output.logit_scale.item() == pytest.approx(1 / 0.07, rel=1e-5)
+    assert output.containment_scale.item() == pytest.approx(10.0, rel=1e-5)
+    assert output.containment_bias.item() == 0.0
+
+
+def test_logit_scale_is_clamped_to_100(model, inputs):
+    with torch.no_grad():
+        model.scales.logit_scale.fill_(9.0)
+        assert model(**inputs).logit_scale.item() == 100.0
+
+
+def test_frozen_towers_have_no_gradient_and_no_dropout(model, inputs):
+    model.freeze(["text", "image"])
+    model.train()
+    assert not model.text_tower.training
+    assert not model.image_tower.training
+    assert model.audio_tower.training
+    assert model.text_head.training
+    assert model.frozen_modalities == ("text", "image", "video")
+    model(**inputs, return_loss=True).loss.backward()
+    assert all(p.grad is None for p in model.text_tower.parameters())
+    assert model.text_head.projection.weight.grad.abs().sum() > 0
+    with pytest.raises(ValueError, match="has no smell modality"):
+        model.freeze(["smell"])
+
+
+def test_containment_gradient_stops_at_the_radius(model, inputs):
+    model(**inputs).text_radius.sum().backward()
+    assert model.text_head.radius[-1].weight.grad is not None
+    assert all(p.grad is None for p in model.text_tower.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_dtype_and_attention_reach_every_tower(model, inputs, dtype, attention, tmp_path):
+    model.save_pretrained(tmp_path)
+    small = CUEModel.from_pretrained(tmp_path, dtype=dtype, attn_implementation=attention).eval()
+    assert set(small.towers) == {"text", "image", "audio"}
+    for tower in small.towers.values():
+        assert {p.dtype for p in tower.parameters()} == {dtype}
+        assert tower.config._attn_implementation == attention
+    with torch.no_grad():
+        cones, exact = small(**inputs).cones, model(**inputs).cones
+    for modality, cone in cones.items():
+        assert cone.axis.dtype == torch.float32  # cones are float32 whatever the towers are
+        assert (cone.axis * exact[modality].axis).sum(-1).min() > 0.99
+
+
+def test_attention_implementations_agree(model, inputs, tmp_path):
+    model.save_pretrained(tmp_path)
+    eager = CUEModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for modality, cone in eager(**inputs).cones.items():
+            torch.testing.assert_close(cone.axis, model(**inputs).cones[modality].axis, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*use_reentrant.*")
+def test_gradient_checkpointing_reaches_every_tower_and_changes_no_gradient(encoders, inputs):
+    model = CUEModel.from_encoders(
+        text=str(encoders["bert"]), image=str(encoders["timm"]), audio=str(encoders["whisper"]), projection_dim=16,
+        composition_dim=16,
+    )  # fmt: skip
+    for tower in model.towers.values():
+        for module in tower.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    model.audio_tower.dropout = 0.0
+    del inputs["pixel_values_videos"]
+    model.train()
+    checkpointed = copy.deepcopy(model)
+    checkpointed.activation_checkpointing_enable()
+    assert checkpointed.image_tower.timm_model.stages[0].grad_checkpointing
+    for layer in (checkpointed.text_tower.encoder.layer[0], checkpointed.audio_tower.layers[0]):
+        assert layer.gradient_checkpointing
+    for m in (model, checkpointed):
+        torch.manual_seed(0)
+        m(**inputs, return_loss=True).loss.backward()
+    for (name, a), (_, b) in zip(model.named_parameters(), checkpointed.named_parameters(), strict=True):
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, msg=name, atol=1e-5, rtol=1e-3)
+    checkpointed.activation_checkpointing_disable()
+    assert not checkpointed.image_tower.timm_model.stages[0].grad_checkpointing
+
+
+def test_input_embeddings(model, encoders):
+    assert model.get_input_embeddings() is model.text_tower.get_input_embeddings()
+    model.set_input_embeddings(torch.nn.Embedding(7, 16))
+    assert model.text_tower.get_input_embeddings().num_embeddings == 7
+    blind = CUEModel.from_encoders(image=str(encoders["vit"]), projection_dim=16, composition_dim=16)
+    with pytest.raises(ValueError, match="has no text modality"):
+        blind.get_input_embeddings()
+
+
+def test_parts_index_the_rows_of_all_modalities(model, inputs):
+    with torch.no_grad():
+        output = model(**inputs, parts=torch.tensor([[1, 3, 4], [6, -1, -1]]))
+        cones = Cone.cat([output.cones[m] for m in ("text", "image", "audio", "video")])
+        expected = model.compose(cones[torch.tensor([[1, 3, 4]])])
+    torch.testing.assert_close(output.composed_embeds[0], expected.axis[0])
+    assert torch.equal(output.composed_embeds[1], output.video_embeds[0])
+    assert torch.equal(output.composed_radius[1], output.video_radius[0])
+
+
+def test_a_video_tower_of_its_own(encoders, inputs):
+    model = CUEModel.from_encoders(
+        image=str(encoders["vit"]), video=str(encoders["resnet"]), num_frames=3, projection_dim=16, composition_dim=16
+    ).eval()
+    assert type(model.video_tower).__name__ == "ResNetModel"
+    assert model(pixel_values_videos=inputs["pixel_values_videos"]).video_embeds.shape == (2, 16)
+
+
+def test_tuple_output(model, inputs):
+    output = model(input_ids=inputs["input_ids"], return_dict=False)
+    assert isinstance(output, tuple)
+    assert torch.equal(output[0], model(input_ids=inputs["input_ids"]).text_embeds)

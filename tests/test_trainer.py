@@ -1,0 +1,210 @@
+"""CUETrainer: it learns, logs every term, evaluates every pair, resumes, adapts, and stops at NaN by name."""
+
+import copy
+import json
+
+import pytest
+import torch
+from samples import make_rows
+
+from modeling_cue import CUEModel
+from modeling_cue.training.arguments import CUETrainingArguments
+from modeling_cue.training.collator import CUECollator
+from modeling_cue.training.features import build_feature_store
+from modeling_cue.training.lora import add_lora, load_lora
+from modeling_cue.training.pairs import CaptionPairs
+from modeling_cue.training.phrases import split_phrases
+from modeling_cue.training.trainer import CUETrainer
+
+# A few steps of tiny towers hardly move the radii.
+pytestmark = pytest.mark.filterwarnings("ignore:.*radii have gone to one value")
+ALL = ("text", "image", "audio", "video")
+
+
+def make_trainer(model, processor, folder, modalities=("image",), stores=None, **arguments):
+    rows = make_rows(modalities)
+    given = {
+        "output_dir": str(folder), "per_device_train_batch_size": 4, "max_steps": 4, "logging_steps": 1,
+        "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True,
+        "use_cpu": True, "learning_rate": 1e-3, "seed": 0, "dataloader_pin_memory": False, "max_grad_norm": 1.0,
+    }  # fmt: skip
+    return CUETrainer(
+        model=model,
+        args=CUETrainingArguments(**given | arguments),
+        train_dataset=CaptionPairs(rows),
+        eval_dataset=CaptionPairs(rows, every_caption=True),
+        data_collator=CUECollator(processor, ALL, 2, stores),
+        eval_collator=CUECollator(processor, ALL, None, stores),
+        processing_class=processor,
+    )
+
+
+def test_it_learns_and_logs_every_term(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path, ("image", "audio", "video"), max_steps=12)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 12
+    terms = {f"info_nce_{pair}" for pair in ("t2i", "t2a", "t2v", "i2a", "i2v", "a2v")}
+    terms |= {"containment_p2c", "containment_c2i", "containment_c2a", "containment_c2v", "composition"}
+    assert terms <= set(logs[0])
+    assert sum(log["info_nce_t2i"] for log in logs[-4:]) < sum(log["info_nce_t2i"] for log in logs[:4])
+
+
+def test_evaluation_measures_every_pair(model, processor, tmp_path):
+    metrics = make_trainer(model, processor, tmp_path, ("image", "audio", "video")).evaluate()
+    for pair in ("t2i", "i2t", "t2a", "a2t", "t2v", "v2t", "i2a", "a2i", "i2v", "v2i", "a2v", "v2a"):
+        for k in (1, 5, 10):
+            assert 0 <= metrics[f"eval_{pair}_R@{k}"] <= 1
+    assert metrics["eval_t2i_R@10"] == 1.0  # only six images
+    sides = [metrics[f"eval_{pair}_R@{k}"] for pair in ("t2i", "i2t") for k in (1, 5, 10)]
+    assert metrics["eval_rsum"] == pytest.approx(sum(sides))
+    assert {"eval_containment_auroc", "eval_radius_mean_text", "eval_composition_R@1"} <= set(metrics)
+
+
+def test_evaluation_does_not_depend_on_the_batch(model, processor, tmp_path):
+    few = make_trainer(model, processor, tmp_path, per_device_eval_batch_size=1).evaluate()
+    many = make_trainer(model, processor, tmp_path, per_device_eval_batch_size=6).evaluate()
+    for name in few:
+        if not name.endswith(("runtime", "per_second")):
+            assert few[name] == pytest.approx(many[name], abs=1e-5), name
+
+
+def test_best_model_and_resume(model, processor, tmp_path):
+    arguments = {
+        "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 4,
+        "load_best_model_at_end": True, "save_total_limit": 3,
+    }  # fmt: skip
+    straight = copy.deepcopy(model)
+    trainer = make_trainer(straight, processor, tmp_path, **arguments)
+    trainer.train()
+    best = max(log["eval_rsum"] for log in trainer.state.log_history if "eval_rsum" in log)
+    assert trainer.state.best_metric == best
+    again = make_trainer(copy.deepcopy(model), processor, tmp_path, **arguments | {"load_best_model_at_end": False})
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    reference = CUEModel.from_pretrained(tmp_path / "checkpoint-4").state_dict()
+    for name, tensor in again.model.state_dict().items():
+        torch.testing.assert_close(tensor, reference[name], rtol=1e-5, atol=1e-6)
+
+
+def test_nan_stops_the_run_with_the_name_of_the_term(model, processor, tmp_path):
+    with torch.no_grad():
+        model.image_head.projection.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="info_nce_t2i"):
+        make_trainer(model, processor, tmp_path).train()
+
+
+def test_a_batch_of_one(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path, per_device_train_batch_size=1, max_steps=2)
+    trainer.train()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_gradient_accumulation_takes_the_mean(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path, gradient_accumulation_steps=2, max_steps=2)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    weighted = [
+        log["info_nce_t2i"] + 0.1 * (log["containment_p2c"] + log["containment_c2i"]) / 2 + 0.1 * log["composition"]
+        for log in logs
+    ]
+    for log, expected in zip(logs, weighted, strict=True):
+        assert log["loss"] == pytest.approx(expected, rel=0.01)
+
+
+def test_head_learning_rate(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path, head_learning_rate=0.5, learning_rate=0.25)
+    rates = {}
+    for group in trainer.create_optimizer().param_groups:
+        for parameter in group["params"]:
+            rates[id(parameter)] = (group["lr"], group["weight_decay"])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert rates[id(parameter)][0] == (0.25 if "_tower." in name else 0.5), name
+    assert rates[id(model.text_head.projection.bias)][1] == 0.0
+    assert rates[id(model.text_head.projection.weight)][1] == trainer.args.weight_decay
+
+
+def test_text_radii_start_at_the_mean_matched_angle(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path, max_steps=1, learning_rate=1e-12)
+    trainer.train()
+    with torch.no_grad():
+        batch = trainer.data_collator([trainer.train_dataset[i] for i in range(0, 12, 2)])
+        output = model.eval()(**batch["model"])
+    cosine = (output.text_embeds[:6] * output.image_embeds).sum(-1)
+    assert output.text_radius.mean().item() == pytest.approx(torch.acos(cosine).mean().item(), abs=0.15)
+    assert output.image_radius.mean().item() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("pooler", ["habit", "attention"])
+def test_cached_features_train_the_same(names, processor, tmp_path, pooler):
+    torch.manual_seed(0)
+    poolers = {m: "attention" for m in ("text", "image", "audio")} if pooler == "attention" else {}
+    model = CUEModel.from_encoders(**names, projection_dim=16, num_frames=3, composition_dim=16, poolers=poolers)
+    model.freeze(ALL)
+    rows = make_rows(("image", "audio", "video"))
+    texts = [t for row in rows for c in row["caption"] for t in (c, *split_phrases(c))]
+    store = build_feature_store(model, processor, rows, texts, tmp_path / "cache")
+    losses = []
+    for stores, m in ((None, copy.deepcopy(model)), (store, copy.deepcopy(model))):
+        trainer = make_trainer(m, processor, tmp_path, ("image", "audio", "video"), stores)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+        losses.append(trainer.evaluate()["eval_rsum"])
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[3] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_the_cache_is_read_and_any_change_makes_another(model, processor, tmp_path):
+    model.freeze(ALL)
+    rows = make_rows(("image",))
+    build_feature_store(model, processor, rows, ["a dog"], tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    times = [f.stat().st_mtime_ns for f in files]
+    build_feature_store(model, processor, rows, ["a dog"], tmp_path)
+    assert [f.stat().st_mtime_ns for f in sorted(tmp_path.iterdir())] == times
+    build_feature_store(model, processor, rows, ["a cat"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3  # other words
+    build_feature_store(model, processor, make_rows(("image",), count=5), ["a dog"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4  # other images
+    with torch.no_grad():
+        next(model.image_tower.parameters()).add_(1e-3)
+    build_feature_store(model, processor, rows, ["a dog"], tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5  # another image tower
+
+
+def test_lora_trains_adapters_and_heads_and_comes_back(model, processor, tmp_path):
+    before = copy.deepcopy(model.state_dict())
+    model.freeze(["text"])
+    adapted = add_lora(model, rank=2, alpha=4, dropout=0.0, base=tmp_path / "base")
+    trainable = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert any("image_tower" in name and "lora_A" in name for name in trainable)
+    assert not any("text_tower" in name for name in trainable)
+    assert all("lora_" in name or "modules_to_save" in name for name in trainable)
+    trainer = make_trainer(adapted, processor, tmp_path)
+    trainer.train()
+    trainer.save_model()
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    batch = trainer.eval_collator([trainer.eval_dataset[i] for i in range(2)])
+    merged = load_lora(tmp_path).eval()
+    with torch.no_grad():
+        expected, found = adapted.eval()(**batch["model"]), merged(**batch["model"])
+    torch.testing.assert_close(found.image_embeds, expected.image_embeds, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.text_radius, expected.text_radius, atol=1e-5, rtol=1e-4)
+    kept = "image_tower.encoder.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(merged.state_dict()[kept], before[kept])
+    assert not torch.equal(merged.state_dict()["text_head.projection.weight"], before["text_head.projection.weight"])
+    with pytest.raises(ValueError, match="holds no LoRA adapter"):
+        load_lora(tmp_path / "base")
+
+
+def test_lora_with_nothing_to_adapt(model, tmp_path):
+    model.freeze(["text", "image", "audio"])
+    with pytest.raises(ValueError, match="every tower is frozen"):
+        add_lora(model, rank=2, alpha=4, dropout=0.0, base=tmp_path)
+
+
+def test_results_are_json(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path)
+    trainer.save_metrics("test", trainer.evaluate())
+    assert "eval_rsum" in json.loads((tmp_path / "all_results.json").read_text())
