@@ -1,7 +1,7 @@
 """CUEConfig: every number that shapes a CUE checkpoint. Imports no torch."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
@@ -27,6 +27,7 @@ class CUEConfig(PreTrainedConfig):
         pooler_queries (`int`, defaults to 1): Learned queries of each attention pooler.
         head_hidden_dim (`int`, defaults to 0): Width of the residual MLP in each projection head; 0 leaves it out.
         head_dropout (`float`, defaults to 0.0): Dropout on the input of each projection head, in [0, 1).
+        signed_sqrt (`list[str]`, defaults to none): Modalities whose heads take sign(x) sqrt|x| of the features first.
         token_dropout (`float`, defaults to 0.0):
             Share of tokens or patches that an attention pooler does not see in training, in [0, 1).
         radius_hidden_dim (`int`, defaults to 128): Width of the MLP that reads the radius.
@@ -48,7 +49,7 @@ class CUEConfig(PreTrainedConfig):
     """
 
     model_type = "cue"
-    sub_configs_defaults = {
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "text_config": SubConfigSpec(AutoConfig, model_type="bert", optional=True),
         "image_config": SubConfigSpec(AutoConfig, model_type="clip_vision_model", optional=True),
         "audio_config": SubConfigSpec(AutoConfig, model_type="whisper", optional=True),
@@ -61,13 +62,14 @@ class CUEConfig(PreTrainedConfig):
     video_config: PreTrainedConfig | dict | None = None
     video_uses_image_tower: bool = False
     projection_dim: int = 512
-    poolers: dict[str, str] | None = None
+    poolers: Any = None
     pooler_queries: int = 1
     head_hidden_dim: int = 0
     head_dropout: float = 0.0
     token_dropout: float = 0.0
+    signed_sqrt: Any = ()
     radius_hidden_dim: int = 128
-    radius_init: dict[str, float] | None = None
+    radius_init: Any = None
     detach_radius_features: bool = True
     crop_audio: bool = True
     num_frames: int = 8
@@ -82,6 +84,7 @@ class CUEConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.poolers = dict(self.poolers or {})
         self.radius_init = {m: 1.0 if m == "text" else 0.1 for m in MODALITIES} | (self.radius_init or {})
+        self.signed_sqrt = list(self.signed_sqrt)
         super().__post_init__(**kwargs)
         self._validate()
 
@@ -137,6 +140,8 @@ class CUEConfig(PreTrainedConfig):
         for modality, pooler in self.poolers.items():
             if modality not in MODALITIES or pooler not in POOLERS:
                 refuse("poolers", f"a dict from {', '.join(MODALITIES)} to {', '.join(POOLERS)}")
+        if not set(self.signed_sqrt) <= set(MODALITIES):
+            refuse("signed_sqrt", f"a list of {', '.join(MODALITIES)}")
         for modality, radius in self.radius_init.items():
             if modality not in MODALITIES or not 0.0 < radius < math.pi:
                 refuse("radius_init", f"a dict from {', '.join(MODALITIES)} to radians in (0, pi)")

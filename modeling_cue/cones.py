@@ -264,7 +264,8 @@ def join_many(cones: Cone, steps: int = 32) -> Cone:
             "give (..., K) cones with K >= 1, see Cone.stack"
         )
     (cones,) = _widen(cones)
-    radius = cones.radius.masked_fill(empty_mask(cones), -math.inf)
+    # From -pi an empty cone reaches no farther than 0, which every other cone does.
+    radius = cones.radius.masked_fill(empty_mask(cones), -math.pi)
 
     def reach(centre: Tensor) -> tuple[Tensor, Tensor]:
         """How far the cones reach from the centre (...), and the index of the farthest."""
@@ -279,8 +280,9 @@ def join_many(cones: Cone, steps: int = 32) -> Cone:
         better = extent < best
         best_axis, best = torch.where(better[..., None], centre, best_axis), torch.where(better, extent, best)
         target = _take(cones, farthest).axis
-        distance = angle(centre, target)
-        centre = between(centre, target, torch.minimum(extent / (step + 2), distance) - distance / 2)
+        # No centre brings the reach below the widest radius: only what is beyond it is to be gained.
+        stride = (extent - widest.radius) / (step + 2)
+        centre = between(centre, target, stride - angle(centre, target) / 2)
     return _choose(nested, widest, Cone(best_axis, (best + _slack(best)).clamp(max=math.pi)))
 
 

@@ -55,9 +55,7 @@ def _run_image(tower: PreTrainedModel, pixel_values: Tensor, mask: Tensor | None
     return TowerOutput(tokens, None, None if pooled is None else pooled.flatten(1))
 
 
-def _run_whisper(
-    tower: PreTrainedModel, input_features: Tensor, mask: Tensor | None, *, crop: bool, **_: Any
-) -> TowerOutput:
+def _run_whisper(tower: Any, input_features: Tensor, mask: Tensor | None, *, crop: bool, **_: Any) -> TowerOutput:
     """Whisper's encoder over the real frames only, with its position table cropped to them.
 
     The original refuses any length but 30 s and attends to the padding. Here padding is masked after each
@@ -122,7 +120,7 @@ FAMILIES = {
 }
 # Checkpoints of two towers: the half that a modality needs, by the name of its sub-config.
 HALVES = {("clip", "text"): "text_config", ("clip", "image"): "vision_config"}
-_RUN_BY_MODALITY = {"text": _run_text, "image": _run_image, "video": _run_image}
+_RUN_BY_MODALITY: dict[str, Callable[..., TowerOutput]] = {"text": _run_text, "image": _run_image, "video": _run_image}
 
 
 def tower_family(config: PreTrainedConfig, modality: str) -> Family:
@@ -182,7 +180,8 @@ def _timm_num_features(architecture: str, model_args: dict | None) -> int:
     except ImportError as error:
         raise ImportError("a timm tower needs timm: pip install timm") from error
     with torch.device("meta"):
-        return timm.create_model(architecture, pretrained=False, num_classes=0, **(model_args or {})).num_features
+        model: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **(model_args or {}))
+        return model.num_features
 
 
 def _tower_class(family: Family) -> Any:

@@ -1,6 +1,7 @@
 """Attention pooling and the universal projection head: from a tower's output to a spherical cone."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,56 +11,44 @@ from .cones import Cone
 
 
 class AttentionPooler(nn.Module):
-    """Learned queries attend over tokens: (B, T, H) and a mask (B, T) -> (B, H).
+    """Learned queries beside the mean: tokens (B, T, H) and a mask (B, T) -> (B, (1 + queries) * H).
 
-    The mean of `queries` multi-head cross-attentions (Lee et al., Set Transformer, ICML 2019, "PMA") plus the masked
-    mean of the tokens, so that it starts near mean pooling. `positions` adds a learned embedding per token place,
-    which video needs to tell motion from its reverse.
+    Each query scores every token by a linear map and takes the average of the tokens by the softmax of the scores; the
+    masked mean stands beside these averages, so that pooling is never worse informed than the mean. `positions` adds a
+    learned embedding of the token's place to what is scored, which video needs to tell motion from its reverse.
 
     Args:
-        hidden_size: H; heads are 64 wide, or one head where 64 does not divide H.
-        queries: number of learned queries.
+        hidden_size: H. queries: number of learned queries.
         token_dropout: share of tokens that are hidden in training, in [0, 1).
-        positions: number of token places that have an embedding; 0 for none.
+        positions: number of places that have an embedding; 0 for none.
     """
 
     def __init__(self, hidden_size: int, queries: int = 1, token_dropout: float = 0.0, positions: int = 0):
         super().__init__()
-        self.heads = hidden_size // 64 if hidden_size % 64 == 0 else 1
         self.token_dropout = token_dropout
-        self.query = nn.Parameter(torch.zeros(queries, hidden_size))
-        self.position = nn.Parameter(torch.zeros(positions, hidden_size)) if positions else None
         self.norm = nn.LayerNorm(hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
+        self.score = nn.Linear(hidden_size, queries)
+        self.position = nn.Parameter(torch.zeros(positions, hidden_size)) if positions else None
 
     def reset_parameters(self, std: float) -> None:
-        init.normal_(self.query, std=1.0)
         if self.position is not None:
-            init.normal_(self.position, std=std)
+            init.normal_(self.position, std=1.0)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        batch, length, hidden = tokens.shape
+        batch, length, _ = tokens.shape
         seen = torch.ones(batch, length, dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
         if self.training and self.token_dropout:
             kept = seen & (torch.rand(seen.shape, device=seen.device) >= self.token_dropout)
             # A row that would lose every token keeps all of them.
             seen = torch.where(kept.any(1, keepdim=True), kept, seen)
         tokens = tokens.to(self.norm.weight.dtype)
+        scored = self.norm(tokens)
         if self.position is not None:
-            tokens = tokens + self.position.repeat_interleave(length // len(self.position), 0)
-        normed = self.norm(tokens)
-
-        def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
-
-        query = split(self.query).to(normed.dtype).expand(batch, -1, -1, -1)
-        pooled = nn.functional.scaled_dot_product_attention(
-            query, split(self.key(normed)), split(self.value(normed)), attn_mask=seen[:, None, None, :]
-        )
-        weight = seen.to(tokens.dtype)[..., None]
-        mean = (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
-        return pooled.transpose(1, 2).flatten(2).mean(1) + mean
+            scored = scored + self.position.repeat_interleave(length // len(self.position), 0)
+        share = self.score(scored).float().masked_fill(~seen[..., None], float("-inf")).softmax(1)
+        mean = seen.float()[..., None] / seen.sum(1)[:, None, None].clamp(min=1)
+        weights = torch.cat([mean, share], -1).to(tokens.dtype)  # (B, T, 1 + queries)
+        return (weights.transpose(1, 2) @ tokens).flatten(1)
 
 
 class ProjectionHead(nn.Module):
@@ -67,16 +56,18 @@ class ProjectionHead(nn.Module):
 
     One class for every modality. The axis is a linear map of the normalised features, plus a residual MLP if
     `hidden_dim` > 0, brought to unit length. The radius is pi * sigmoid of an MLP on the same features, in (0, pi)
-    radians; with `detach` it passes no gradient to what lies below the head.
+    radians; with `detach` it passes no gradient to what lies below the head. `signed_sqrt` takes sign(x) sqrt|x| of
+    the features first, which evens out the bursty features of convolutional towers (Perronnin et al., ECCV 2010).
     """
 
     def __init__(
         self, hidden_size: int, projection_dim: int, hidden_dim: int, dropout: float, radius_hidden_dim: int,
-        radius_init: float, detach: bool,
+        radius_init: float, detach: bool, signed_sqrt: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.radius_init = radius_init
         self.detach = detach
+        self.signed_sqrt = signed_sqrt
         self.norm = nn.LayerNorm(hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(hidden_size, projection_dim)
@@ -90,7 +81,7 @@ class ProjectionHead(nn.Module):
             if hidden_dim
             else None
         )
-        self.radius = nn.Sequential(
+        self.radius: Any = nn.Sequential(
             nn.LayerNorm(hidden_size),
             nn.Linear(hidden_size, radius_hidden_dim),
             nn.GELU(),
@@ -108,6 +99,9 @@ class ProjectionHead(nn.Module):
 
     def forward(self, features: Tensor) -> Cone:
         features = features.to(self.projection.weight.dtype)
+        if self.signed_sqrt:
+            # The gradient of a square root at 0 is infinite.
+            features = features.sign() * (features.abs() + 1e-6).sqrt()
         normed = self.dropout(self.norm(features))
         axis = self.projection(normed)
         if self.residual is not None:

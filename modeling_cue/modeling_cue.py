@@ -66,6 +66,7 @@ class CUEPreTrainedModel(PreTrainedModel):
     config_class = CUEConfig
     base_model_prefix = "cue"
     main_input_name = "input_ids"
+    text_tower: PreTrainedModel
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -117,14 +118,22 @@ class CUEModel(CUEPreTrainedModel):
             if self.tower_name(modality) == f"{modality}_tower":
                 setattr(self, f"{modality}_tower", towers.get(modality) or build_tower(tower_config, modality))
             width = hidden_size(tower_config)
+            pooled_width = width
             if pooler == "attention" or modality == "video":
                 frames = config.num_frames if modality == "video" else 0
                 learned = AttentionPooler(width, config.pooler_queries, config.token_dropout, frames)
                 setattr(self, f"{modality}_pooler", learned)
+                pooled_width = width * (1 + config.pooler_queries)
             head = ProjectionHead(
-                width, config.projection_dim, config.head_hidden_dim, config.head_dropout, config.radius_hidden_dim,
-                config.radius_init[modality], config.detach_radius_features,
-            )  # fmt: skip
+                pooled_width,
+                config.projection_dim,
+                config.head_hidden_dim,
+                config.head_dropout,
+                config.radius_hidden_dim,
+                config.radius_init[modality],
+                config.detach_radius_features,
+                modality in config.signed_sqrt,
+            )
             setattr(self, f"{modality}_head", head)
         self.composition = CompositionLayer(
             config.projection_dim,
@@ -172,15 +181,12 @@ class CUEModel(CUEPreTrainedModel):
             # A timm tower holds plain modules, which the outer `post_init` would give fresh weights.
             for module in tower.modules():
                 module._is_hf_initialized = True  # type: ignore[assignment]
-        config = cls.config_class(
-            **{f"{m}_config": tower.config for m, tower in towers.items()},
-            # Without this the outer config would take the choice of attention back from the towers.
-            attn_implementation={f"{m}_config": tower.config._attn_implementation for m, tower in towers.items()},
-            video_uses_image_tower=shared,
-            **config_fields,
-        )
+        fields: dict[str, Any] = {f"{m}_config": tower.config for m, tower in towers.items()}
+        # Without this the outer config would take the choice of attention back from the towers.
+        fields["attn_implementation"] = {f"{m}_config": t.config._attn_implementation for m, t in towers.items()}
+        config = cls.config_class(**fields, video_uses_image_tower=shared, **config_fields)
         dtype = (encoder_kwargs or {}).get("dtype")
-        model = cls(config, towers)
+        model: Any = cls(config, towers)
         return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 
     @classmethod
@@ -192,7 +198,8 @@ class CUEModel(CUEPreTrainedModel):
         """
         # Tensors of other shapes are let in only to be named below.
         kwargs["ignore_mismatched_sizes"] = True
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         if info["missing_keys"] or info["mismatched_keys"]:
             missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
             raise ValueError(
@@ -200,6 +207,11 @@ class CUEModel(CUEPreTrainedModel):
                 "it is incomplete or was saved with another configuration; load the complete checkpoint, or build a "
                 "fresh model by CUEModel.from_encoders and train it"
             )
+        for tensor in (*model.parameters(), *model.buffers()):
+            # A memory-mapped checkpoint puts tensors at any address, and CPU kernels round by alignment: a copy lies
+            # where a fresh tensor would, so that a model that was saved and loaded answers to the bit.
+            if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
+                tensor.data = tensor.data.clone()
         return (model, info) if output_loading_info else model
 
     # ------------------------------------------------------------------ embedding
@@ -218,8 +230,8 @@ class CUEModel(CUEPreTrainedModel):
         if modality == "video":
             if values.ndim != 5 or values.shape[1] != self.config.num_frames:
                 raise ValueError(
-                    f"video input must have the shape (N, {self.config.num_frames}, 3, H, W); got {tuple(values.shape)}: "
-                    "sample the clip with CUEProcessor"
+                    f"video input must have the shape (N, {self.config.num_frames}, 3, H, W); got "
+                    f"{tuple(values.shape)}: sample the clip with CUEProcessor"
                 )
             frames, values = values.shape[1], values.flatten(0, 1)
         output = run_tower(tower, modality, values, mask, crop_audio=self.config.crop_audio)
@@ -324,7 +336,7 @@ class CUEModel(CUEPreTrainedModel):
             raise ValueError(f"no modality given: pass at least one of {names}")
 
         logit_scale, containment_scale, containment_bias = self.scales()
-        fields: dict[str, Tensor] = {}
+        fields: dict[str, Any] = {}
         for modality, cone in cones.items():
             fields |= {f"{modality}_embeds": cone.axis, f"{modality}_radius": cone.radius}
         if parts is not None:
@@ -397,12 +409,12 @@ class CUEModel(CUEPreTrainedModel):
         self.text_tower.set_input_embeddings(value)
 
     def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, **kwargs: Any
+        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, every_n_layers: int = 1
     ) -> None:
         # Each tower knows its own way: a timm tower has no layer that the outer model could find.
         for tower in self.towers.values():
             if tower.supports_gradient_checkpointing:
-                tower._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+                tower._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers=every_n_layers)
 
     def tower_name(self, modality: str) -> str:
         """The attribute that holds the tower of a modality."""

@@ -13,7 +13,11 @@ from .media import load_audio, load_image, load_video
 # instruction-tuned variants want whole instructions instead.
 PREFIX_HABITS = ((re.compile(r"(^|[/_-])e5[_-](?!.*instruct)", re.IGNORECASE), "query: "),)
 # The part that prepares each modality, and the class that loads it.
-PARTS = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor, "feature_extractor": AutoFeatureExtractor}
+PARTS: dict[str, Any] = {
+    "tokenizer": AutoTokenizer,
+    "image_processor": AutoImageProcessor,
+    "feature_extractor": AutoFeatureExtractor,
+}
 LONGEST_TEXT = 512  # where a tokenizer states no length of its own
 
 
@@ -39,9 +43,9 @@ class CUEProcessor(ProcessorMixin):
     """
 
     get_attributes = _Parts()  # type: ignore[assignment]
-    model_input_names = (
+    model_input_names = [  # noqa: RUF012
         "input_ids", "attention_mask", "pixel_values", "input_features", "input_features_mask", "pixel_values_videos",
-    )  # fmt: skip
+    ]  # fmt: skip
 
     def __init__(
         self,
@@ -74,10 +78,12 @@ class CUEProcessor(ProcessorMixin):
         image: str | None = None,
         audio: str | None = None,
         video: str | None = None,
+        whole_image: bool = False,
         **settings: Any,
     ) -> "CUEProcessor":
         """The processor of towers by Hub name or local folder, as in `CUEModel.from_encoders`.
 
+        `whole_image` squashes the whole image to the tower's size, in place of its habit of cropping the middle.
         `settings` are the keyword arguments of the class; `text_prefix` defaults to the tower's habit.
 
         Raises:
@@ -98,9 +104,11 @@ class CUEProcessor(ProcessorMixin):
                 parts[part] = PARTS[part].from_pretrained(name)
             except (OSError, ValueError) as error:
                 raise ValueError(
-                    f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local folder "
-                    f"that holds its files ({error})"
+                    f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local "
+                    f"folder that holds its files ({error})"
                 ) from error
+        if whole_image and "image_processor" in parts:
+            parts["image_processor"] = _without_crop(parts["image_processor"])
         if text is not None:
             habit = next((prefix for pattern, prefix in PREFIX_HABITS if pattern.search(str(text))), "")
             settings.setdefault("text_prefix", habit)
@@ -208,7 +216,7 @@ class CUEProcessor(ProcessorMixin):
     ) -> list[Any]:
         processor_dict = processor_dict if processor_dict is not None else {}
         present = processor_dict.pop("parts", list(PARTS))
-        arguments = []
+        arguments: list[Any] = []
         for part, auto in PARTS.items():
             saved = processor_dict.get(part) or {}
             if part not in present:
@@ -219,6 +227,16 @@ class CUEProcessor(ProcessorMixin):
             else:
                 arguments.append(auto.from_pretrained(pretrained_model_name_or_path, **kwargs))
         return arguments
+
+
+def _without_crop(image_processor: Any) -> Any:
+    if type(image_processor).__name__ == "TimmWrapperImageProcessor":
+        config = {**image_processor.data_config, "crop_pct": 1.0, "crop_mode": "squash"}
+        return transformers.TimmWrapperImageProcessor(config, image_processor.architecture)
+    settings = image_processor.to_dict()
+    if settings.get("do_center_crop"):
+        settings |= {"do_center_crop": False, "size": settings["crop_size"]}
+    return type(image_processor)(**settings)
 
 
 def _listed(values: Any, frames: bool = False) -> list[Any]:

@@ -24,6 +24,7 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager:
+    # Not every device type has autocast; the meta device has none.
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -58,7 +59,7 @@ def _check_vectors(name: str, a: Tensor, b: Tensor, least: int) -> None:
 def angle(a: Tensor, b: Tensor) -> Tensor:
     """Angle between unit vectors: (..., D), (..., D) -> (...), radians, in [0, pi].
 
-    2 atan2(|a - b|, |a + b|) (Kahan, "How futile are mindless assessments of roundoff", 2006, section 12): accurate to
+    2 atan2(|a - b|, |a + b|) (Kahan, "How futile are mindless assessments of roundoff", 2006): accurate to
     a few units in the last place everywhere, exactly 0 where a equals b, exactly pi where a equals -b. The gradient is
     the unit tangent; 0 at the two places where there is none. Half precision is computed in float32 and returned so.
 
@@ -77,7 +78,7 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     """Angles between all pairs of unit vectors: (..., N, D), (..., M, D) -> (..., N, M), radians, in [0, pi].
 
     One matrix product, in float64 because |a - b|^2 = |a|^2 + |b|^2 - 2 <a, b> cancels near 0: with a float32 product
-    (or TF32's) an angle of 0 reads up to 1e-3 (or 5e-2). Angles under 2.4e-7 (two float32 eps) and over pi - 2.4e-7
+    an angle of 0 would read up to 1e-3, with TF32 more. Angles under 2.4e-7 (two float32 eps) and over pi - 2.4e-7
     come out as exactly 0 and pi, with gradient 0; elsewhere the result agrees with `angle` to 2.4e-7 for D up to
     4096, in float32 and in float64 (float64 that must be exact near 0: use `angle` with broadcasting). Memory is
     proportional to N * M, never N * M * D.
@@ -176,7 +177,7 @@ def _log_integral(end: Tensor, power: int) -> Tensor:
 
 
 def _fejer(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Fejér's first rule on [0, 1] (Waldvogel, BIT 46, 2006, equation 2.3), each (count,)."""
+    """Nodes and weights of Fejér's first rule on [0, 1] (Waldvogel, BIT 46, 2006), each (count,)."""
     angles = (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) * (math.pi / count)
     k = torch.arange(1, count // 2 + 1, dtype=like.dtype, device=like.device)
     weights = (1 - 2 * (torch.cos(2 * k * angles[:, None]) / (4 * k * k - 1)).sum(-1)) / count

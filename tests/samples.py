@@ -1,6 +1,7 @@
 """Small rows for training tests: six samples of four modalities, drawn here."""
 
 import io
+from itertools import cycle, islice
 
 import numpy as np
 import soundfile
@@ -38,8 +39,8 @@ def make_rows(modalities=("image",), captions: int = 2, count: int = 6) -> Datas
     make = {"image": png, "audio": wav, "video": gif}
     rows: dict[str, list] = {"id": [f"sample {i}" for i in range(count)]}
     rows["caption"] = [
-        [f"a {COLOURS[i % 6]} {ANIMALS[i % 6]} {VERBS[i % 6]} on a big circle", f"the {ANIMALS[i % 6]} in a small square"][:captions]
-        for i in range(count)
+        [f"a {colour} {animal} {verb} on a big circle", f"the {animal} in a small square"][:captions]
+        for colour, animal, verb in islice(cycle(zip(COLOURS, ANIMALS, VERBS, strict=True)), count)
     ]  # fmt: skip
     for modality in modalities:
         rows[modality] = [{"bytes": make[modality](rng), "path": None} for _ in range(count)]

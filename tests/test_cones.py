@@ -95,9 +95,13 @@ def test_the_empty_set_is_reported_and_obeyed():
     assert contains(complement(nothing), b)
     assert complement(complement(flat(0, 180))).radius == math.pi
     assert log_volume(nothing) == -math.inf
+    flagged = Cone(a.axis, torch.tensor(3.0, dtype=torch.float64), torch.tensor(True))
+    assert complement(flagged).radius == math.pi
+    assert not complement(Cone(a.axis, a.radius + math.pi, flagged.empty)).empty
+    for hidden in (nothing, flagged):
+        assert join_many(Cone.stack([a, hidden, b])).radius == join(a, b).radius
+        assert join_many(Cone.stack([hidden, hidden])).empty
     all_of_it = Cone.stack([a, nothing, b])
-    assert join_many(all_of_it).radius == join(a, b).radius
-    assert join_many(Cone.stack([nothing, nothing])).empty
     assert pairwise_contains(all_of_it, all_of_it)[:, 1].all()
     assert pairwise_overlaps(all_of_it, all_of_it)[1].sum() == 0
 

@@ -106,6 +106,15 @@ def test_half_precision_and_autocast_give_float32_angles(half):
         assert torch.equal(value, reference)
 
 
+def test_without_float64_pairwise_angle_still_escapes_autocast(monkeypatch):
+    monkeypatch.setattr(sphere, "_accurate_dtype", lambda device: torch.float32)
+    a, b = unit(9, 64), unit(9, 64, seed=5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = pairwise_angle(a, b)
+    # The angles of random vectors are near a right angle, where a product in float32 is good to a few eps.
+    torch.testing.assert_close(got, angle(a[:, None], b[None]), rtol=0, atol=32 * torch.finfo(torch.float32).eps)
+
+
 def test_angles_work_on_the_meta_device_and_in_batches():
     a = torch.empty(3, 4, 8, device="meta")
     assert angle(a, a).shape == (3, 4)

@@ -32,7 +32,9 @@ class ModelArguments:
     pooler_queries: int = _flag(1, "Learned queries of each attention pooler.")
     head_hidden_dim: int = _flag(0, "Width of the residual MLP of each projection head; 0: a linear head.")
     head_dropout: float = _flag(0.0, "Dropout on the input of each projection head.")
+    signed_sqrt: list[str] = _flag([], "Modalities whose heads take the signed square root of the features.")
     token_dropout: float = _flag(0.0, "Share of tokens or patches hidden from attention poolers in training.")
+    whole_image: bool = _flag(False, "Squash the whole image to the tower's size, in place of cropping the middle.")
     num_frames: int = _flag(8, "Frames that a video is sampled to.")
     logit_scale_init: float | None = _flag(None, "Log of the initial InfoNCE scale; default ln(1/0.07).")
     text_prefix: str | None = _flag(None, "Prefix of every text; default: the tower's habit ('query: ' for E5).")
@@ -74,6 +76,8 @@ class DataArguments:
     feature_cache: str | None = _flag(
         None, "Folder for the features of frozen towers; used when every tower is frozen. none: run towers each time."
     )
+    mirror_images: bool = _flag(False, "Training sees each image or its mirror image at random.")
+    check_counts: bool = _flag(True, "Known data sets must have their known numbers of images and captions.")
     feature_dtype: str = _flag("float32", "float32 or float16: how cached features are stored.")
 
 
@@ -96,7 +100,7 @@ class CUETrainingArguments(TrainingArguments):
     save_total_limit: int | None = _flag(2, "Checkpoints kept, the best among them.")
     load_best_model_at_end: bool = _flag(True, "Go back to the best checkpoint at the end.")
     metric_for_best_model: str | None = _flag("rsum", "What the best checkpoint is best in.")
-    remove_unused_columns: bool | None = _flag(False, "Rows keep their columns: the collator chooses.")
+    remove_unused_columns: bool = _flag(False, "Rows keep their columns: the collator chooses.")
     report_to: None | str | list[str] = _flag("none", "Loggers, such as tensorboard.")
     logging_steps: float = _flag(10, "Steps between two log lines.")
     dataloader_num_workers: int = _flag(0, "Processes that load and decode data.")
@@ -128,7 +132,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
         ValueError: a file that is not there or not YAML, a key that no argument has, a value out of range.
     """
     parser = HfArgumentParser(
-        ARGUMENTS, description="Trains a CUE: run_contrastive.py [CONFIG.yaml] [--flag value ...]"
+        ARGUMENTS,  # type: ignore[arg-type]
+        description="Trains a CUE: run_contrastive.py [CONFIG.yaml] [--flag value ...]",
     )  # type: ignore[arg-type]
     flags = list(argv)
     if flags and not flags[0].startswith("-"):

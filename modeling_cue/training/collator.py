@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from PIL import ImageOps
 from torch import Tensor
 
 from ..media import MediaError, load_audio, load_image, load_video
@@ -32,6 +33,7 @@ class CUECollator:
         phrases_per_caption: phrases drawn at random of each caption; None takes all (evaluation); 0 none.
         features: cached tower features, in place of decoding and towers.
         bad_rows: what happens to a row that cannot be read.
+        mirror_images: each image or its mirror image, at random (of cached features, the store chooses).
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class CUECollator:
         phrases_per_caption: int | None = 2,
         features: FeatureStore | None = None,
         bad_rows: BadRows | None = None,
+        mirror_images: bool = False,
     ):
         self.processor = processor
         self.modalities = tuple(modalities)
         self.phrases_per_caption = phrases_per_caption
         self.features = features
         self.bad_rows = bad_rows or BadRows("raise")
+        self.mirror_images = mirror_images
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, "composed")}
@@ -150,7 +154,8 @@ class CUECollator:
     def load_medium(self, modality: str, value: Any) -> Any:
         """Decodes an undecoded value as the model's processor wants it; raises `MediaError`."""
         if modality == "image":
-            return load_image(value)
+            image = load_image(value)
+            return ImageOps.mirror(image) if self.mirror_images and torch.rand(()) < 0.5 else image
         if modality == "audio":
             return load_audio(value, self.processor.feature_extractor.sampling_rate)
         return load_video(value, self.processor.num_frames)
@@ -173,6 +178,8 @@ class CUECollator:
             return self.inputs({"text": texts, **media})
         inputs = {}
         for modality in self.features.tables:
+            if modality == "mirror":
+                continue
             if modality == "text":
                 features, mask = self.features.text(texts)
             elif media[modality]:

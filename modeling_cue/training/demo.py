@@ -21,8 +21,9 @@ from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
 from .collator import CUECollator
 from .scenes_queries import KINDS, Query, composition_queries, reader_ceiling
-from .scenes_render import FRAMES, PIXELS, SAMPLING_RATE
+from .scenes_render import PIXELS, SAMPLING_RATE
 
+NUM_FRAMES = 3  # of the six that a clip has: enough to see what drifts, at half the cost
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -49,8 +50,10 @@ def build_demo(texts: Iterable[str], **config_fields: Any) -> tuple[CUEModel, CU
     processor = CUEProcessor(
         tokenizer=tokenizer,
         image_processor=ViTImageProcessor(size={"height": PIXELS, "width": PIXELS}, do_resize=False),
-        feature_extractor=WhisperFeatureExtractor(feature_size=40, sampling_rate=SAMPLING_RATE, chunk_length=10),
-        num_frames=FRAMES,
+        feature_extractor=WhisperFeatureExtractor(
+            feature_size=40, sampling_rate=SAMPLING_RATE, chunk_length=10, hop_length=320
+        ),
+        num_frames=NUM_FRAMES,
     )
     config = CUEConfig(
         text_config=BertConfig(
@@ -66,7 +69,7 @@ def build_demo(texts: Iterable[str], **config_fields: Any) -> tuple[CUEModel, CU
             max_source_positions=500, dropout=0.0, attention_dropout=0.0,
         ),
         video_uses_image_tower=True,
-        num_frames=FRAMES,
+        num_frames=NUM_FRAMES,
         **config_fields,
     )  # fmt: skip
     return CUEModel(config), processor
@@ -111,7 +114,7 @@ def embed_media(model: CUEModel, processor: CUEProcessor, modality: str, values:
     cones = []
     for start in range(0, len(values), 64):
         batch = values[start : start + 64]
-        loaded = batch if modality == "text" else [collator.load_medium(modality, value) for value in batch]
+        loaded = list(batch) if modality == "text" else [collator.load_medium(modality, value) for value in batch]
         cones.append(get(**{k: v.to(model.device) for k, v in collator.inputs({modality: loaded}).items()}))
     return Cone.cat(cones)
 

@@ -8,6 +8,7 @@ file that was cut off half-way is never read.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Sequence as ListOf
+from PIL import ImageOps
 from torch import Tensor
 
+from ..encoders import hidden_size
 from ..media import load_audio, load_image, load_video
 from .phrases import hash_id
 
@@ -33,7 +36,7 @@ class FeatureTable:
         for chunk in dataset.data.column("features").chunks:
             values = chunk.values.to_numpy(zero_copy_only=True)
             offsets = chunk.offsets.to_numpy()
-            self.rows.extend(values[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True))
+            self.rows.extend(values[a:b] for a, b in pairwise(offsets))
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """float32 (N, H), or (N, T, H) with a mask (N, T) bool, of these rows."""
@@ -58,7 +61,12 @@ class FeatureStore:
         return self.tables["text"].batch([self._text_row[hash_id(text)] for text in texts])
 
     def media(self, modality: str, rows: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        return self.tables[modality].batch(rows)
+        features, mask = self.tables[modality].batch(rows)
+        if modality == "image" and "mirror" in self.tables:
+            turned, _ = self.tables["mirror"].batch(rows)
+            choice = torch.rand(len(rows)) < 0.5
+            features = torch.where(choice.view(-1, *[1] * (features.ndim - 1)), turned, features)
+        return features, mask
 
 
 def build_feature_store(
@@ -69,6 +77,7 @@ def build_feature_store(
     folder: str | Path,
     *,
     dtype: str = "float32",
+    mirrored: bool = False,
     batch_size: int = 64,
 ) -> FeatureStore:
     """Runs the frozen towers of `model` over `dataset` and `texts`, or reads what an earlier run kept in `folder`.
@@ -76,6 +85,7 @@ def build_feature_store(
     Args:
         dataset: rows with undecoded media columns named by modality; every row has every medium it names.
         texts: every caption and phrase that training or evaluation will ask for.
+        mirrored: keeps the features of each image's mirror image too, and takes one of the two at random.
         dtype: float32 gives the towers' own numbers back; float16 halves the file and rounds to 11 bits.
     """
     folder = Path(folder)
@@ -89,14 +99,23 @@ def build_feature_store(
     was_training = model.training
     model.eval()
     tables = {m: _table(model, processor, m, column, folder, dtype, batch_size) for m, column in columns.items()}
+    if mirrored and "image" in columns:
+        tables["mirror"] = _table(model, processor, "image", columns["image"], folder, dtype, batch_size, mirror=True)
     model.train(was_training)
     return FeatureStore(tables, texts)
 
 
 def _table(
-    model: Any, processor: Any, modality: str, column: Dataset, folder: Path, dtype: str, batch_size: int
+    model: Any,
+    processor: Any,
+    modality: str,
+    column: Dataset,
+    folder: Path,
+    dtype: str,
+    batch_size: int,
+    mirror: bool = False,
 ) -> FeatureTable:
-    prepare = _preparers(processor)[modality]
+    prepare = _preparers(processor)["mirror" if mirror else modality]
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
         inputs = prepare(batch[modality]).to(model.device)
@@ -106,7 +125,7 @@ def _table(
         kept = None if mask is None else mask.cpu().numpy()
         return {"features": [(row if kept is None else row[kept[i]]).reshape(-1) for i, row in enumerate(rows)]}
 
-    key = _key(model, processor, modality, column, dtype)
+    key = _key(model, processor, modality, column, dtype) + ("-mirror" if mirror else "")
     cached = column.map(
         encode,
         batched=True,
@@ -119,9 +138,8 @@ def _table(
         load_from_cache_file=True,
         desc=f"features of the frozen {modality} tower",
     )
-    head = getattr(model, f"{modality}_head")
     tokens = hasattr(model, f"{modality}_pooler")
-    return FeatureTable(cached, head.projection.in_features, tokens)
+    return FeatureTable(cached, hidden_size(model.config.tower_config(modality)), tokens)
 
 
 def _preparers(processor: Any) -> dict[str, Callable[[list], Any]]:
@@ -132,6 +150,7 @@ def _preparers(processor: Any) -> dict[str, Callable[[list], Any]]:
     return {
         "text": lambda values: processor(text=values),
         "image": lambda values: processor(images=[load_image(value) for value in values]),
+        "mirror": lambda values: processor(images=[ImageOps.mirror(load_image(value)) for value in values]),
         "audio": audio,
         "video": lambda values: processor(videos=[load_video(value, processor.num_frames) for value in values]),
     }

@@ -29,7 +29,7 @@ from .scenes import make_scenes
 from .trainer import CUETrainer
 
 logger = logging.getLogger(__name__)
-SCENES = {"train": 6000, "validation": 200, "test": 200}
+SCENES = {"train": 4000, "validation": 200, "test": 200}
 MEDIA = ("image", "audio", "video")
 
 
@@ -62,9 +62,10 @@ def load_data(data: DataArguments) -> Data:
     bad_rows = BadRows(data.on_bad_row)
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
     names = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
-    rows = {}
+    rows: dict[str, Any] = {}
     for split, limit in limits.items():
-        if names[split] is None:
+        name = names[split]
+        if name is None:
             rows[split] = None
         elif data.dataset_name == "scenes":
             size = min(limit or SCENES[split], SCENES[split])
@@ -72,7 +73,7 @@ def load_data(data: DataArguments) -> Data:
         else:
             rows[split] = load_rows(
                 data.dataset_name,
-                names[split],
+                name,
                 streaming=data.streaming,
                 max_samples=limit,
                 image_column=data.image_column,
@@ -81,6 +82,7 @@ def load_data(data: DataArguments) -> Data:
                 video_column=data.video_column,
                 id_column=data.id_column,
                 split_column=data.split_column,
+                check_counts=data.check_counts,
                 cache_dir=data.data_cache_dir,
                 bad_rows=bad_rows,
             )
@@ -109,7 +111,8 @@ def build_model(
         cue, processor = build_demo(texts, **_config_fields(model))
     else:
         raise ValueError(
-            "no encoder named: set text_encoder and image_encoder (audio_encoder, video_encoder), or model_name_or_path"
+            "no encoder named: set text_encoder and image_encoder (audio_encoder, video_encoder), or "
+            "model_name_or_path"
         )
     cue.freeze(model.freeze)
     if training.torch_compile and training.should_log:
@@ -127,7 +130,7 @@ def _from_encoders(names: dict[str, str | None], model: ModelArguments) -> tuple
     cue = CUEModel.from_encoders(
         **names, encoder_kwargs=kwargs, crop_audio=not model.pad_audio_to_30s, **_config_fields(model)
     )
-    settings: dict[str, Any] = {"num_frames": model.num_frames}
+    settings: dict[str, Any] = {"num_frames": model.num_frames, "whole_image": model.whole_image}
     if model.text_prefix is not None:
         settings["text_prefix"] = model.text_prefix
     if model.max_text_length is not None:
@@ -146,6 +149,7 @@ def _config_fields(model: ModelArguments) -> dict[str, Any]:
         "head_hidden_dim": model.head_hidden_dim,
         "head_dropout": model.head_dropout,
         "token_dropout": model.token_dropout,
+        "signed_sqrt": model.signed_sqrt,
     }
     if model.logit_scale_init is not None:
         fields["logit_scale_init_value"] = model.logit_scale_init
@@ -157,7 +161,7 @@ def _config_fields(model: ModelArguments) -> dict[str, Any]:
 
 def build_trainer(
     cue: Any,
-    processor: CUEProcessor,
+    processor: Any,
     rows: Data,
     data: DataArguments,
     training: CUETrainingArguments,
@@ -172,14 +176,16 @@ def build_trainer(
     if data.feature_cache and frozen and not data.streaming:
         for split, dataset in splits.items():
             if dataset is not None:
-                stores[split] = _features(cue, processor, dataset, data, training)
+                mirrored = data.mirror_images and split == "train"
+                stores[split] = _features(cue, processor, dataset, data, training, mirrored)
                 kept = dataset.remove_columns([m for m in MEDIA if m in dataset.column_names])
                 splits[split] = kept.add_column("index", list(range(len(kept))))
     elif data.feature_cache:
         logger.warning("feature_cache is not used: it needs every tower frozen and no streaming")
 
     def collator(split: str, count: int | None) -> CUECollator:
-        return CUECollator(processor, config.modalities, count, stores[split], rows.bad_rows)
+        mirror = data.mirror_images and split == "train"
+        return CUECollator(processor, config.modalities, count, stores[split], rows.bad_rows, mirror)
 
     trainer = CUETrainer(
         model=cue,
@@ -203,7 +209,12 @@ def _whole_rows(rows: Any) -> Any:
 
 
 def _features(
-    cue: CUEModel, processor: CUEProcessor, dataset: Any, data: DataArguments, training: CUETrainingArguments
+    cue: Any,
+    processor: CUEProcessor,
+    dataset: Any,
+    data: DataArguments,
+    training: CUETrainingArguments,
+    mirrored: bool,
 ) -> FeatureStore:
     columns = dataset.select_columns([c for c in ("caption", "phrases") if c in dataset.column_names])
     texts = []
@@ -214,7 +225,9 @@ def _features(
     # The main process fills the cache; the others wait and read it.
     with training.main_process_first(desc="features of frozen towers"):
         cue.to(training.device)
-        return build_feature_store(cue, processor, dataset, texts, str(data.feature_cache), dtype=data.feature_dtype)
+        return build_feature_store(
+            cue, processor, dataset, texts, str(data.feature_cache), dtype=data.feature_dtype, mirrored=mirrored
+        )
 
 
 def train(trainer: CUETrainer) -> None:
@@ -240,8 +253,8 @@ def evaluate_test(trainer: CUETrainer, rows: Data, data: DataArguments) -> dict[
     trainer.eval_collator = trainer.test_collator
     metrics |= trainer.evaluate(_whole_rows(rows.test), metric_key_prefix="test")
     if data.dataset_name == "scenes" and trainer.is_world_process_zero():
-        cue = trainer.accelerator.unwrap_model(trainer.model)
-        metrics |= {f"test_{k}": v for k, v in demo_report(cue, trainer.processing_class, rows.test).items()}
+        cue, processor = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_collator.processor
+        metrics |= {f"test_{k}": v for k, v in demo_report(cue, processor, rows.test).items()}
     return metrics
 
 

@@ -5,6 +5,7 @@ import warnings
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -36,6 +37,7 @@ class CUETrainer(Trainer):
     """
 
     args: CUETrainingArguments
+    test_collator: CUECollator
 
     def __init__(self, *args: Any, eval_collator: CUECollator, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -95,7 +97,7 @@ class CUETrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with `head_learning_rate` for all that is not in a tower, and no decay on norms and biases."""
         if self.optimizer is None and self.args.head_learning_rate is not None:
-            module = self.model if model is None else model
+            module: Any = self.model if model is None else model
             decayed = set(self.get_decay_parameter_names(module))
             groups: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
             for name, parameter in module.named_parameters():
@@ -119,7 +121,9 @@ class CUETrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Every process gets every n-th row, as many batches as the others; repeated rows are counted once later."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        sampler: Any
+        rows: Any
         if isinstance(dataset, IterableDataset):
             sampler, rows = None, _Strided(dataset, self.args.process_index, self.args.world_size)
         else:
@@ -158,7 +162,7 @@ class CUETrainer(Trainer):
             for alarm in radius_alarm(embedded):
                 warnings.warn(alarm, stacklevel=2)
         samples = max(len(rows.ids.unique()) for rows in embedded.values())
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=samples)
+        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=samples)
 
 
 class _Strided(IterableDataset):

@@ -1,0 +1,121 @@
+"""CUEProcessor: keys, shapes, prefixes, missing parts, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoProcessor
+
+from modeling_cue import CUEProcessor
+from modeling_cue.processing_cue import PREFIX_HABITS
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+WAVE = np.random.default_rng(0).normal(size=8000).astype(np.float32) * 0.1
+
+
+def test_every_modality_at_once(processor):
+    inputs = processor(text="a dog", images=IMAGE, audio=WAVE, videos=[IMAGE] * 4, sampling_rate=16000)
+    assert {k: tuple(v.shape[:1]) for k, v in inputs.items()} == dict.fromkeys(inputs, (1,))
+    assert set(inputs) == set(CUEProcessor.model_input_names)
+    assert inputs["pixel_values"].shape == (1, 3, 32, 32)
+    assert inputs["pixel_values_videos"].shape == (1, 3, 3, 32, 32)
+    assert inputs["input_features"].shape == (1, 20, 50)
+    assert inputs["input_features_mask"].shape == (1, 50)
+
+
+def test_lists_are_batches_and_masks_tell_padding(processor):
+    inputs = processor(
+        text=["a dog", "the red cat runs on a circle"], images=[IMAGE] * 2, audio=[WAVE, WAVE[:4000]],
+        videos=[[IMAGE] * 4, [IMAGE]], sampling_rate=16000,
+    )  # fmt: skip
+    assert inputs["attention_mask"].sum(1).tolist()[0] < inputs["attention_mask"].shape[1]
+    assert inputs["input_features_mask"].sum(1).tolist() == [50, 25]
+    assert len(inputs["pixel_values_videos"]) == 2
+    batch = processor(images=torch.from_numpy(np.stack([IMAGE] * 3)).permute(0, 3, 1, 2))
+    assert len(batch["pixel_values"]) == 3
+
+
+def test_padding_of_audio_to_30_s(names):
+    padded = CUEProcessor.from_encoders(audio=names["audio"], audio_padding="max_length")
+    inputs = padded(audio=WAVE, sampling_rate=16000)
+    assert inputs["input_features"].shape == (1, 20, 3000)
+    assert inputs["input_features_mask"].sum() == 50
+
+
+def test_text_is_cut_to_the_longest_and_prefixed(names):
+    plain, short = (CUEProcessor.from_encoders(text=names["text"], **s) for s in ({}, {"max_text_length": 6}))
+    prefixed = CUEProcessor.from_encoders(text=names["text"], text_prefix="the ")
+    assert torch.equal(prefixed(text="dog")["input_ids"], plain(text="the dog")["input_ids"])
+    assert short(text="the dog runs on a big red circle")["input_ids"].shape == (1, 6)
+    assert plain(text="a " * 100)["input_ids"].shape == (1, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("intfloat/e5-base-v2", "query: "), ("intfloat/multilingual-e5-small", "query: "), ("/towers/e5-base-v2", "query: "),
+        ("intfloat/e5-mistral-7b-instruct", ""), ("intfloat/multilingual-e5-large-instruct", ""), ("bert-base", ""),
+    ],
+)  # fmt: skip
+def test_habits_of_prefixes(name, prefix):
+    assert next((p for pattern, p in PREFIX_HABITS if pattern.search(name)), "") == prefix
+
+
+def test_parts_that_are_missing_stay_missing(names, tmp_path):
+    for given in ({"text": names["text"]}, {"image": names["image"]}, {"audio": names["audio"]}):
+        processor = CUEProcessor.from_encoders(**given, num_frames=5)
+        folder = tmp_path / next(iter(given))
+        processor.save_pretrained(folder)
+        again = CUEProcessor.from_pretrained(folder)
+        assert again.get_attributes() == processor.get_attributes()
+        assert len(again.get_attributes()) == 1
+        assert again.num_frames == 5
+
+
+def test_timm_processors_come_back(encoders, tmp_path):
+    processor = CUEProcessor.from_encoders(image=str(encoders["timm"]))
+    processor.save_pretrained(tmp_path)
+    again = CUEProcessor.from_pretrained(tmp_path)
+    assert torch.equal(again(images=IMAGE)["pixel_values"], processor(images=IMAGE)["pixel_values"])
+
+
+@pytest.mark.parametrize("family", ["timm", "clip", "vit"])
+def test_the_whole_image(encoders, family):
+    wide = np.zeros((32, 96, 3), np.uint8)
+    wide[:, :20] = 255  # a stripe that cropping the middle cuts off
+    cropped, whole = (CUEProcessor.from_encoders(image=str(encoders[family]), whole_image=w) for w in (False, True))
+    assert whole(images=wide)["pixel_values"].shape == cropped(images=wide)["pixel_values"].shape
+    spread = whole(images=wide)["pixel_values"].max() - whole(images=wide)["pixel_values"].min()
+    assert spread > 1
+
+
+def test_refusals(processor, names):
+    with pytest.raises(ValueError, match="no modality given: pass at least one of text, images, audio, videos"):
+        processor()
+    with pytest.raises(ValueError, match="takes no images: it has text"):
+        CUEProcessor.from_encoders(text=names["text"])(images=IMAGE)
+    for empty in ("", "  ", ["a dog", ""], [None]):
+        with pytest.raises(ValueError, match="is empty or no text"):
+            processor(text=empty)
+    with pytest.raises(ValueError, match="use 'pt'"):
+        processor(text="a", return_tensors="np")
+    with pytest.raises(ValueError, match="audio_padding='none' is not valid"):
+        CUEProcessor(audio_padding="none")
+    with pytest.raises(ValueError, match="num_frames=0 is not valid"):
+        CUEProcessor(num_frames=0)
+    with pytest.raises(ValueError, match="no modality given"):
+        CUEProcessor.from_encoders()
+    with pytest.raises(ValueError, match="has no tokenizer that can be loaded"):
+        CUEProcessor.from_encoders(text="nobody/nothing")
+
+
+def test_the_auto_class_gives_it_back_whole(model, processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert type(again) is CUEProcessor
+    one, two = (
+        p(text="a dog", images=IMAGE, audio=WAVE, videos=[IMAGE], sampling_rate=16000) for p in (processor, again)
+    )
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+    assert again.batch_decode(again(text="a dog")["input_ids"], skip_special_tokens=True) == ["a dog"]
