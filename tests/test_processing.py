@@ -52,8 +52,9 @@ def test_text_is_cut_to_the_longest_and_prefixed(names):
 @pytest.mark.parametrize(
     ("name", "prefix"),
     [
-        ("intfloat/e5-base-v2", "query: "), ("intfloat/multilingual-e5-small", "query: "), ("/towers/e5-base-v2", "query: "),
-        ("intfloat/e5-mistral-7b-instruct", ""), ("intfloat/multilingual-e5-large-instruct", ""), ("bert-base", ""),
+        ("intfloat/e5-base-v2", "query: "), ("intfloat/multilingual-e5-small", "query: "),
+        ("/towers/e5-base-v2", "query: "), ("intfloat/e5-mistral-7b-instruct", ""),
+        ("intfloat/multilingual-e5-large-instruct", ""), ("bert-base", ""),
     ],
 )  # fmt: skip
 def test_habits_of_prefixes(name, prefix):

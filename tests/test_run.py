@@ -10,6 +10,8 @@ import pytest
 from samples import make_rows
 from transformers import AutoModel, AutoProcessor
 
+import modeling_cue  # noqa: F401  (registers CUE with the Auto classes)
+
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ["--max_steps", "2", "--logging_steps", "1", "--disable_tqdm", "true", "--use_cpu", "true"]
 FAST += ["--dataloader_num_workers", "0", "--eval_strategy", "no", "--save_strategy", "no"]

@@ -96,7 +96,7 @@ def build_model(
     model: ModelArguments, data: DataArguments, training: CUETrainingArguments, rows: Data
 ) -> tuple[Any, CUEProcessor]:
     """Model and processor from a checkpoint, from encoders, or the demo's tiny towers; frozen and adapted as asked."""
-    names = {m: getattr(model, f"{m}_encoder") for m in ("text", "image", "audio", "video")}
+    names: dict[str, Any] = {m: getattr(model, f"{m}_encoder") for m in ("text", "image", "audio", "video")}
     if model.model_name_or_path:
         cue = CUEModel.from_pretrained(
             model.model_name_or_path, attn_implementation=model.attn_implementation, dtype=torch.float32
@@ -123,7 +123,7 @@ def build_model(
     return cue, processor
 
 
-def _from_encoders(names: dict[str, str | None], model: ModelArguments) -> tuple[CUEModel, CUEProcessor]:
+def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEModel, CUEProcessor]:
     kwargs: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
     if model.attn_implementation:
         kwargs["attn_implementation"] = model.attn_implementation
