@@ -1,0 +1,65 @@
+"""The README's Python: every line of its tour is run, on a tiny model in place of org/cue."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def photos():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in range(2)]
+
+
+def test_the_tour(model, processor, photos, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "org" / "cue")
+    processor.save_pretrained(tmp_path / "org" / "cue")
+    soundfile.write(tmp_path / "horn.wav", np.sin(np.arange(8000) / 5).astype(np.float32), 16000)
+    monkeypatch.chdir(tmp_path)
+    found = {"photo": photos[0], "other_photo": photos[1]}
+    exec(compile(BLOCKS[0], "README.md", "exec"), found)
+    assert found["text"].axis.shape == (2, 16)
+    assert found["inside"].dtype == torch.bool
+    assert ((found["chance"] > 0) & (found["chance"] < 1)).all()
+    assert found["compound"].axis.shape == (1, 16)
+    assert sorted(found["best"][0].tolist()) == [0, 1]
+    torch.testing.assert_close(found["scores"].sum(-1), torch.ones(2))
+    assert bool((found["wider"].radius >= found["common"].radius).all())
+
+
+@pytest.mark.hub
+def test_start_from_towers_and_share(encoders, hub_tools, tmp_path):
+    names = {"intfloat/e5-base-v2": "bert", "openai/clip-vit-base-patch32": "clip", "openai/whisper-base": "whisper"}
+    for name, family in names.items():
+        target = tmp_path / "seed" / "models" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(encoders[family])
+    with hub_tools.HubSim(tmp_path / "hub", orgs=["me"]) as hub:
+        hub.store.seed(str(tmp_path / "seed"))
+        env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | hub.env(home=tmp_path / "home")
+        code = BLOCKS[1] + "\nprint(processor.text_prefix, model.config.modalities)"
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code], env=env | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+            text=True, timeout=300, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("query:  ('text', 'image', 'audio', 'video')")
+
+
+def test_the_test_command_is_the_one_that_ci_runs():
+    text = (ROOT / "README.md").read_text()
+    command = re.search(r"<!-- test command -->\n```bash\n(.*?)\n```", text, re.DOTALL)
+    assert command is not None
+    assert "pytest" in command[1]
+    assert "test command" in (ROOT / ".ci" / "run").read_text()
