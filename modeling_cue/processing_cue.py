@@ -1,17 +1,21 @@
 """CUEProcessor: from text, images, audio and video to the input of a CUEModel."""
 
 import re
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
+from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
 from .media import load_audio, load_image, load_video
 
-# Towers that were trained with a prefix, by the name of their repo: the habit of E5 (Wang et al., 2022), whose
-# instruction-tuned variants want whole instructions instead.
-PREFIX_HABITS = ((re.compile(r"(^|[/_-])e5[_-](?!.*instruct)", re.IGNORECASE), "query: "),)
+# Towers that were trained with a prefix, by the name of their repo or folder: the habit of E5 (Wang et al., 2022),
+# whose instruction-tuned variants want whole instructions instead. Folders above it say nothing of the tower.
+PREFIX_HABITS = ((re.compile(r"(^|[/_-])e5([_-](?!.*instruct)[^/]*)?/?$", re.IGNORECASE), "query: "),)
 # The part that prepares each modality, and the class that loads it.
 PARTS: dict[str, Any] = {
     "tokenizer": AutoTokenizer,
@@ -19,6 +23,8 @@ PARTS: dict[str, Any] = {
     "feature_extractor": AutoFeatureExtractor,
 }
 LONGEST_TEXT = 512  # where a tokenizer states no length of its own
+SHORTEST_AUDIO = 0.025  # seconds: one window of a spectrogram; shorter clips are filled up with silence
+TEXT_OPTIONS = ("padding", "truncation", "max_length")  # of a call, handed to the tokenizer
 
 
 class _Parts:
@@ -56,7 +62,6 @@ class CUEProcessor(ProcessorMixin):
         max_text_length: int | None = None,
         num_frames: int = 8,
         audio_padding: str = "longest",
-        **kwargs: Any,
     ):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -70,6 +75,8 @@ class CUEProcessor(ProcessorMixin):
             raise ValueError(f"audio_padding={audio_padding!r} is not valid; it must be longest or max_length")
         if num_frames < 1:
             raise ValueError(f"num_frames={num_frames} is not valid; it must be 1 or more")
+        if max_text_length is not None and max_text_length < 1:
+            raise ValueError(f"max_text_length={max_text_length} is not valid; it must be 1 or more, or None")
 
     @classmethod
     def from_encoders(
@@ -87,7 +94,8 @@ class CUEProcessor(ProcessorMixin):
         `settings` are the keyword arguments of the class; `text_prefix` defaults to the tower's habit.
 
         Raises:
-            ValueError: no modality given, or an encoder that has no processor of its kind.
+            ValueError: no modality given, an encoder that has no processor of its kind, or an image and a video tower
+                that want their pictures prepared differently.
         """
         names = {
             "tokenizer": text,
@@ -96,17 +104,15 @@ class CUEProcessor(ProcessorMixin):
         }
         if not any(names.values()):
             raise ValueError("no modality given: name at least one encoder, e.g. text='intfloat/e5-base-v2'")
-        parts = {}
-        for part, name in names.items():
-            if name is None:
-                continue
-            try:
-                parts[part] = PARTS[part].from_pretrained(name)
-            except (OSError, ValueError) as error:
+        parts = {part: _load_part(part, name) for part, name in names.items() if name is not None}
+        if image is not None and video not in (None, "image", image):
+            frames = _load_part("image_processor", str(video))
+            if frames.to_dict() != parts["image_processor"].to_dict():
                 raise ValueError(
-                    f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local "
-                    f"folder that holds its files ({error})"
-                ) from error
+                    f"video={str(video)!r} wants its frames prepared differently from the images of "
+                    f"image={str(image)!r}, and a CUEProcessor has one image processor: use video='image', or towers "
+                    "of one family and size"
+                )
         if whole_image and "image_processor" in parts:
             parts["image_processor"] = _without_crop(parts["image_processor"])
         if text is not None:
@@ -122,21 +128,28 @@ class CUEProcessor(ProcessorMixin):
         videos: Any = None,
         sampling_rate: int | None = None,
         return_tensors: str = "pt",
-        **kwargs: Any,
+        **text_options: Any,
     ) -> BatchFeature:
         """One item or a list of each modality; values as in `media`: paths, bytes, arrays, `datasets` values.
 
         Args:
-            text: str or list of str. images, audio, videos: one value or a list of values.
+            text: str or list of str. images, audio, videos: one value or a list (tuple, column) of values. An array
+                is one value, or a batch where it has one axis more than an image (4) or a video (5); a list of
+                images or of image arrays is one video; a list of numbers is one sound.
             sampling_rate: of audio given as bare arrays, Hz.
+            text_options: `padding`, `truncation`, `max_length` of the tokenizer; by default texts are padded to the
+                longest and cut at `max_text_length`.
 
         Returns:
             `input_ids`, `attention_mask` (N, L); `pixel_values` (N, 3, H, W); `input_features` (N, mels, frames) and
             `input_features_mask` (N, frames), 1 for real frames; `pixel_values_videos` (N, num_frames, 3, H, W).
 
         Raises:
-            ValueError: no modality, one that this processor lacks, or an empty text. MediaError: unreadable media.
+            ValueError: no modality, one that this processor lacks, an empty list or text. MediaError: unreadable
+                media. TypeError: an option that there is not.
         """
+        if unknown := sorted(text_options.keys() - set(TEXT_OPTIONS)):
+            raise TypeError(f"CUEProcessor takes no {', '.join(unknown)}; beside inputs: {', '.join(TEXT_OPTIONS)}")
         if return_tensors != "pt":
             raise ValueError(f"return_tensors={return_tensors!r} is not valid; CUE is a torch model: use 'pt'")
         given = {"text": text, "images": images, "audio": audio, "videos": videos}
@@ -145,9 +158,11 @@ class CUEProcessor(ProcessorMixin):
         for name, value in given.items():
             if value is not None and name not in self._accepted():
                 raise ValueError(f"this processor takes no {name}: it has {', '.join(self._accepted())}")
+            if isinstance(value, Sequence) and not len(value) and not isinstance(value, str | bytes):
+                raise ValueError(f"{name} is an empty list: leave it out, or give at least one")
         features: dict[str, Any] = {}
         if text is not None:
-            features |= self._text(text)
+            features |= self._text(text, text_options)
         if images is not None:
             loaded = [load_image(image) for image in _listed(images)]
             features["pixel_values"] = self.image_processor(loaded, return_tensors="pt")["pixel_values"]
@@ -165,25 +180,22 @@ class CUEProcessor(ProcessorMixin):
         accepted = [name for name, part in arguments.items() if part is not None]
         return [*accepted, "videos"] if self.image_processor is not None else accepted
 
-    def _text(self, text: Any) -> dict[str, Any]:
-        texts = [text] if isinstance(text, str) else list(text)
+    def _text(self, text: Any, options: dict[str, Any]) -> dict[str, Any]:
+        texts = _listed(text)
         for number, one in enumerate(texts):
             if not isinstance(one, str) or not one.strip():
                 raise ValueError(f"text number {number} is empty or no text ({one!r}): leave it out")
         stated = self.tokenizer.model_max_length
         longest = self.max_text_length or (stated if stated < 100_000 else LONGEST_TEXT)
-        encoded = self.tokenizer(
-            [self.text_prefix + one for one in texts],
-            padding=True,
-            truncation=True,
-            max_length=longest,
-            return_tensors="pt",
-        )
+        options = {"padding": True, "truncation": True, "max_length": longest} | options
+        encoded = self.tokenizer([self.text_prefix + one for one in texts], return_tensors="pt", **options)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _audio(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:
         rate = self.feature_extractor.sampling_rate
         clips = [load_audio(clip, rate, sampling_rate) for clip in _listed(audio)]
+        shortest = round(SHORTEST_AUDIO * rate)
+        clips = [np.pad(clip, (0, max(0, shortest - clip.size))) for clip in clips]
         extracted = self.feature_extractor(
             clips,
             sampling_rate=rate,
@@ -197,11 +209,16 @@ class CUEProcessor(ProcessorMixin):
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
         """As the tokenizer's."""
-        return self.tokenizer.batch_decode(*args, **kwargs)
+        return self._tokenizer().batch_decode(*args, **kwargs)
 
     def decode(self, *args: Any, **kwargs: Any) -> Any:
         """As the tokenizer's."""
-        return self.tokenizer.decode(*args, **kwargs)
+        return self._tokenizer().decode(*args, **kwargs)
+
+    def _tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise ValueError("this processor has no tokenizer, so it decodes no text: give it one by tokenizer=")
+        return self.tokenizer
 
     # ------------------------------------------------------------------ saving and loading parts that may be missing
 
@@ -239,16 +256,27 @@ def _without_crop(image_processor: Any) -> Any:
     return type(image_processor)(**settings)
 
 
+def _load_part(part: str, name: str) -> Any:
+    try:
+        return PARTS[part].from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local "
+            f"folder that holds its files ({error})"
+        ) from error
+
+
 def _listed(values: Any, frames: bool = False) -> list[Any]:
     """A list of items from one item or several. With `frames`, a list of images is one video."""
-    if isinstance(values, np.ndarray) or hasattr(values, "detach"):
+    if isinstance(values, np.ndarray | torch.Tensor):
         return list(values) if values.ndim == (5 if frames else 4) else [values]
-    if not isinstance(values, list | tuple):
+    # Columns of `datasets` are sequences too.
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray | memoryview):
         return [values]
-    if frames and values and _is_image(values[0]):
+    if isinstance(values[0], Real) or (frames and _is_image(values[0])):
         return [values]
     return list(values)
 
 
 def _is_image(value: Any) -> bool:
-    return hasattr(value, "getbands") or (hasattr(value, "ndim") and value.ndim == 3)
+    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor
+from datasets import Dataset, Features
+from datasets import Image as ImageColumn
+from PIL import Image
+from transformers import AutoProcessor, CLIPImageProcessor, CLIPImageProcessorPil
 
 from modeling_cue import CUEProcessor
+from modeling_cue.media import MediaError
 from modeling_cue.processing_cue import PREFIX_HABITS
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
@@ -54,7 +58,8 @@ def test_text_is_cut_to_the_longest_and_prefixed(names):
     [
         ("intfloat/e5-base-v2", "query: "), ("intfloat/multilingual-e5-small", "query: "),
         ("/towers/e5-base-v2", "query: "), ("intfloat/e5-mistral-7b-instruct", ""),
-        ("intfloat/multilingual-e5-large-instruct", ""), ("bert-base", ""),
+        ("intfloat/multilingual-e5-large-instruct", ""), ("bert-base", ""), ("/runs/e5-trials/bert-base", ""),
+        ("/towers/e5-small/", "query: "), ("me/my-e5", "query: "), ("me/type5-base", ""),
     ],
 )  # fmt: skip
 def test_habits_of_prefixes(name, prefix):
@@ -120,3 +125,100 @@ def test_the_auto_class_gives_it_back_whole(model, processor, tmp_path):
     for name in one:
         assert torch.equal(one[name], two[name]), name
     assert again.batch_decode(again(text="a dog")["input_ids"], skip_special_tokens=True) == ["a dog"]
+
+
+def test_a_habit_is_a_default(names, tmp_path):
+    folder = tmp_path / "e5-tiny"
+    CUEProcessor.from_encoders(text=names["text"]).tokenizer.save_pretrained(folder)
+    assert CUEProcessor.from_encoders(text=str(folder)).text_prefix == "query: "
+    assert CUEProcessor.from_encoders(text=str(folder), text_prefix="").text_prefix == ""
+
+
+def test_options_of_the_tokenizer_reach_it(processor):
+    assert processor(text="a dog", padding="max_length", max_length=9)["input_ids"].shape == (1, 9)
+    assert processor(text=["a dog", "the red cat"], padding=True, truncation=True)["input_ids"].shape[0] == 2
+    assert set(processor(text="a dog")) == {"input_ids", "attention_mask"}  # no token_type_ids
+    with pytest.raises(TypeError, match="takes no num_frame; beside inputs: padding, truncation, max_length"):
+        processor(text="a dog", num_frame=3)
+    with pytest.raises(TypeError, match="num_frame"):
+        CUEProcessor(num_frame=3)
+
+
+def test_a_tokenizer_without_a_length_is_cut_at_512(names):
+    processor = CUEProcessor.from_encoders(text=names["text"])
+    processor.tokenizer.model_max_length = int(1e30)
+    assert processor(text="a " * 900)["input_ids"].shape == (1, 512)
+
+
+def test_columns_tuples_and_lists_of_numbers(processor):
+    pictures = Dataset.from_dict({"image": [Image.fromarray(IMAGE)] * 3}, features=Features({"image": ImageColumn()}))
+    assert processor(images=pictures["image"])["pixel_values"].shape[0] == 3
+    assert processor(images=(IMAGE, IMAGE))["pixel_values"].shape[0] == 2
+    assert processor(text=("a dog", "a cat"))["input_ids"].shape[0] == 2
+    one, other = (processor(audio=w, sampling_rate=16000)["input_features"] for w in (WAVE, WAVE.tolist()))
+    assert torch.equal(one, other)
+    assert processor(videos=np.stack([np.stack([IMAGE] * 4)] * 2))["pixel_values_videos"].shape[:2] == (2, 3)
+
+
+def test_frames_are_prepared_as_images_are(processor):
+    frames = np.random.default_rng(1).integers(0, 255, (3, 40, 30, 3), dtype=np.uint8)
+    video = processor(videos=frames)["pixel_values_videos"]
+    assert torch.equal(video[0], processor(images=list(frames))["pixel_values"])
+
+
+def test_sound_of_any_length_has_a_spectrogram(processor):
+    for samples in (1, 100, 400, 700, 16000):
+        inputs = processor(audio=WAVE[:1].repeat(samples), sampling_rate=16000)
+        assert inputs["input_features"].shape[2] == inputs["input_features_mask"].sum() == max(400, samples) // 160
+        assert inputs["input_features"].isfinite().all()
+    long = processor(audio=np.zeros(31 * 16000, np.float32), sampling_rate=16000)
+    assert long["input_features"].shape == (1, 20, 3000)  # cut at 30 s
+
+
+def test_media_errors_reach_the_caller(processor):
+    with pytest.raises(MediaError, match="no image that can be read"):
+        processor(images=b"no image")
+    with pytest.raises(MediaError, match="pass sampling_rate="):
+        processor(audio=WAVE)
+    with pytest.raises(MediaError, match="is no video"):
+        processor(videos=IMAGE)
+
+
+@pytest.mark.parametrize("name", ["text", "images", "audio", "videos"])
+def test_an_empty_list_is_refused(processor, name):
+    with pytest.raises(ValueError, match=f"{name} is an empty list: leave it out"):
+        processor(**{name: []})
+
+
+def test_text_needs_a_tokenizer(names):
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        CUEProcessor.from_encoders(image=names["image"]).batch_decode([[1]])
+    with pytest.raises(ValueError, match="max_text_length=0 is not valid"):
+        CUEProcessor(max_text_length=0)
+
+
+def test_image_and_video_towers_must_agree_on_pictures(encoders):
+    towers = {family: str(encoders[family]) for family in ("clip", "vit", "resnet")}
+    agreed = CUEProcessor.from_encoders(image=towers["vit"], video=towers["resnet"])
+    assert agreed(videos=[IMAGE])["pixel_values_videos"].shape == (1, 8, 3, 32, 32)
+    with pytest.raises(ValueError, match="wants its frames prepared differently"):
+        CUEProcessor.from_encoders(image=towers["clip"], video=towers["vit"])
+
+
+@pytest.mark.parametrize("kind", [CLIPImageProcessor, CLIPImageProcessorPil])
+def test_both_backends_of_image_processors_come_back(kind, tmp_path):
+    size = {"height": 32, "width": 32}
+    processor = CUEProcessor(image_processor=kind(size={"shortest_edge": 32}, crop_size=size), num_frames=2)
+    processor.save_pretrained(tmp_path)
+    again = CUEProcessor.from_pretrained(tmp_path)
+    one, two = (p(images=IMAGE, videos=[IMAGE]) for p in (processor, again))
+    assert one["pixel_values"].shape == (1, 3, 32, 32)
+    assert torch.allclose(one["pixel_values"], two["pixel_values"], atol=0.05)
+
+
+def test_settings_survive_and_can_be_overridden(names, tmp_path):
+    settings = {"text_prefix": "the ", "max_text_length": 7, "num_frames": 5, "audio_padding": "max_length"}
+    CUEProcessor.from_encoders(**names, **settings).save_pretrained(tmp_path)
+    again = CUEProcessor.from_pretrained(tmp_path)
+    assert {name: getattr(again, name) for name in settings} == settings
+    assert CUEProcessor.from_pretrained(tmp_path, num_frames=2).num_frames == 2
