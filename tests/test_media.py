@@ -358,6 +358,11 @@ def test_sound_and_video_without_end_are_refused(monkeypatch):
             load_audio(value, 16000, 16000)
     with pytest.raises(MediaError, match="more than 5 frames: cut it"):
         load_video(container("avi", "mpeg4"), 2)
+    pieces = iter([(np.zeros(1000, np.float32), 16000)] * 100)
+    with monkeypatch.context() as patch, pytest.raises(MediaError, match="longer than"):
+        patch.setattr(media, "_sound", lambda file, name: pieces)
+        load_audio(sound(), 16000)
+    assert len(list(pieces)) > 90  # it stopped as soon as it was too much
     monkeypatch.setattr(media, "MAX_FRAME_PIXELS", 2048)
     with pytest.raises(MediaError, match="over 8K: shrink it"):
         load_video(movie(np.zeros((2, 32, 65, 3), np.uint8)), 2)
@@ -413,10 +418,10 @@ def test_clips_are_turned_as_phones_say():
 
 @pytest.mark.parametrize("kind", ["ffconcat version 1.0\nfile '{0}'\n", "#EXTM3U\n#EXTINF:1,\n{0}\n#EXT-X-ENDLIST\n"])
 @pytest.mark.parametrize("as_path", [False, True])
-def test_a_playlist_opens_no_other_file(tmp_path, kind, as_path):
-    secret = tmp_path / "secret.ts"
-    secret.write_bytes(container("mpegts", "mpeg2video", fps=25))
-    listed = kind.format(secret).encode()
+def test_a_playlist_opens_no_other_file(tmp_path, monkeypatch, kind, as_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.ts").write_bytes(container("mpegts", "mpeg2video", fps=25))
+    listed = kind.format("secret.ts").encode()
     (tmp_path / "a.m3u8").write_bytes(listed)
     with pytest.raises(MediaError, match="no media file that can be read"):
         load_video(tmp_path / "a.m3u8" if as_path else listed, 2)

@@ -40,14 +40,14 @@ def make_trainer(model, processor, folder, modalities=("image",), stores=None, *
 
 
 def test_it_learns_and_logs_every_term(model, processor, tmp_path):
-    trainer = make_trainer(model, processor, tmp_path, ("image", "audio", "video"), max_steps=12)
+    trainer = make_trainer(model, processor, tmp_path, ("image", "audio", "video"), max_steps=30, learning_rate=3e-3)
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
-    assert len(logs) == 12
+    assert len(logs) == 30
     terms = {f"info_nce_{pair}" for pair in ("t2i", "t2a", "t2v", "i2a", "i2v", "a2v")}
     terms |= {"containment_p2c", "containment_c2i", "containment_c2a", "containment_c2v", "composition"}
     assert terms <= set(logs[0])
-    assert sum(log["info_nce_t2i"] for log in logs[-4:]) < sum(log["info_nce_t2i"] for log in logs[:4])
+    assert sum(log["loss"] for log in logs[-6:]) < 0.9 * sum(log["loss"] for log in logs[:6])
 
 
 def test_evaluation_measures_every_pair(model, processor, tmp_path):

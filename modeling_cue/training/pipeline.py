@@ -29,7 +29,7 @@ from .scenes import make_scenes
 from .trainer import CUETrainer
 
 logger = logging.getLogger(__name__)
-SCENES = {"train": 4000, "validation": 200, "test": 200}
+SCENES = {"train": 3500, "validation": 200, "test": 200}
 MEDIA = ("image", "audio", "video")
 
 
