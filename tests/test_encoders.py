@@ -6,6 +6,7 @@ import transformers as hf
 from tiny import TOWERS
 
 from modeling_cue import CUEModel
+from modeling_cue import encoders as encoders_module
 from modeling_cue.encoders import FAMILIES, MODALITIES, load_tower, run_tower, tower_pooler
 
 FIELDS = {"projection_dim": 16, "composition_dim": 16}
@@ -73,6 +74,40 @@ def test_padding_changes_nothing(family, encoders):
         alone = get(**short)
     torch.testing.assert_close(together.axis[1:], alone.axis, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(together.radius[1:], alone.radius, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooler", ["habit", "mean", "attention"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_texts_run_in_chunks_of_one_length(side, pooler, encoders, monkeypatch):
+    for family in (name for name, kind in TOWERS.items() if kind.modality == "text"):
+        generator = torch.Generator().manual_seed(3)
+        count, longest = 4 * encoders_module.TEXTS_PER_CHUNK + 3, 12
+        ids = torch.randint(5, 30, (count, longest), generator=generator)
+        mask = (torch.arange(longest) < torch.randint(2, longest + 1, (count, 1), generator=generator)).long()
+        if family == "clip_text":
+            ids[mask == 0] = 53
+            ids[range(count), mask.sum(1) - 1] = 53
+        if side == "left":
+            ids, mask = ids.flip(1), mask.flip(1)
+        poolers = {} if pooler == "habit" else {"text": pooler}
+        model = CUEModel.from_encoders(text=str(encoders[family]), poolers=poolers, **FIELDS).eval()
+        seen: list[int] = []
+        model.text_tower.register_forward_pre_hook(
+            lambda _, __, kwargs, seen=seen: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        with torch.no_grad():
+            chunked = model.get_text_cones(input_ids=ids, attention_mask=mask)
+            with monkeypatch.context() as patch:
+                patch.setattr(encoders_module, "TEXT_CHUNKS", 1)
+                whole = model.get_text_cones(input_ids=ids, attention_mask=mask)
+        torch.testing.assert_close(chunked.axis, whole.axis, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(chunked.radius, whole.radius, rtol=1e-5, atol=1e-5)
+        assert seen[-1] == ids.numel()
+        if side == "right":
+            assert len(seen) == 5
+            assert sum(seen[:-1]) < 0.75 * ids.numel()
+        else:
+            assert seen == [ids.numel()] * 2
 
 
 @pytest.mark.parametrize("pooler", ["habit", "mean", "attention"])

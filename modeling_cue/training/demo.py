@@ -23,7 +23,7 @@ from .collator import CUECollator
 from .scenes_queries import KINDS, Query, composition_queries, reader_ceiling
 from .scenes_render import PIXELS, SAMPLING_RATE
 
-NUM_FRAMES = 3  # of the six that a clip has: enough to see what drifts, at half the cost
+NUM_FRAMES = 2  # of the six that a clip has: enough to see what drifts, at a third of the cost
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
@@ -46,7 +46,7 @@ def demo_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def build_demo(texts: Iterable[str], **config_fields: Any) -> tuple[CUEModel, CUEProcessor]:
     """A CUE of four modalities with fresh tiny towers: BERT, ResNet (image and video), Whisper."""
     tokenizer = demo_tokenizer(texts)
-    width = 128
+    width = 64
     processor = CUEProcessor(
         tokenizer=tokenizer,
         image_processor=ViTImageProcessor(size={"height": PIXELS, "width": PIXELS}, do_resize=False),
@@ -62,14 +62,16 @@ def build_demo(texts: Iterable[str], **config_fields: Any) -> tuple[CUEModel, CU
             attention_probs_dropout_prob=0.0,
         ),
         image_config=ResNetConfig(
-            embedding_size=32, hidden_sizes=[32, 64, 128], depths=[1, 1, 1], layer_type="basic",
+            embedding_size=32, hidden_sizes=[32, 96, 192], depths=[1, 1, 1], layer_type="basic",
         ),
         audio_config=WhisperConfig(
-            d_model=width, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=2 * width, num_mel_bins=40,
+            d_model=128, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=256, num_mel_bins=40,
             max_source_positions=500, dropout=0.0, attention_dropout=0.0,
         ),
         video_uses_image_tower=True,
         num_frames=NUM_FRAMES,
+        composition_dim=192,
+        radius_init={"image": 0.2, "audio": 0.2, "video": 0.2},
         **config_fields,
     )  # fmt: skip
     return CUEModel(config), processor

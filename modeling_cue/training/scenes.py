@@ -1,6 +1,6 @@
 """A procedural data set of small scenes that exist as picture, sound, clip and in five captions each.
 
-A scene is two different things, each of one of 2 sizes, 8 colours and 8 shapes, left of or above one another: 32,512
+A scene is two different things, each of one of 2 sizes, 13 colours and 5 shapes, left of or above one another: 33,540
 contents. Each content belongs to one split for good, whatever the seed or the size asked for: no content of test or
 validation is ever trained on, and within a split no two rows are alike. The pairs in `HELD_OUT` (a colour and a
 shape) occur together in no scene of train or validation, neither on one thing nor on two; test has them as often as
@@ -38,11 +38,13 @@ from .scenes_render import RENDER
 SPLITS = ("train", "validation", "test")
 HELD_OUT = (
     ("red", "circle"),
-    ("blue", "star"),
-    ("green", "heart"),
+    ("blue", "triangle"),
+    ("green", "cross"),
     ("yellow", "square"),
-    ("purple", "triangle"),
-    ("orange", "ring"),
+    ("purple", "ring"),
+    ("orange", "triangle"),
+    ("white", "square"),
+    ("pink", "circle"),
 )
 _CHUNK = 500
 _FILE = {"image": Image(decode=False), "audio": Audio(decode=False), "video": Video(decode=False)}
@@ -58,7 +60,7 @@ _COLUMNS = {
 
 
 def scene_id(scene: Claim) -> str:
-    """The content as text, "a small red circle left of a large blue star": rows of one content share their id."""
+    """The content as text, "a small red circle left of a large blue cross": rows of one content share their id."""
     return f" {scene.relation} ".join(describe(thing) for thing in scene.things)
 
 
@@ -116,7 +118,7 @@ def make_scenes(
 def make_singles(
     split: str, size: int, seed: int = 0, modalities: Sequence[str] = ("image", "audio", "video")
 ) -> Dataset:
-    """`size` scenes of one thing, with the columns of `make_scenes` (no parts); all 128 or 116 contents in turn.
+    """`size` scenes of one thing, with the columns of `make_scenes` (no parts); all 130 or 114 contents in turn.
 
     Train and validation leave out the things that are a held-out pair; the contents of the splits are the same
     otherwise, only their renderings and wordings differ.

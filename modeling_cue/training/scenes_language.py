@@ -17,20 +17,22 @@ import numpy as np
 from .phrases import hash_id
 
 SIZES = ("small", "large")
-COLOURS = ("purple", "blue", "green", "cyan", "pink", "red", "orange", "yellow")
-SHAPES = ("circle", "ring", "square", "diamond", "triangle", "heart", "star", "cross")
+COLOURS = (
+    "purple", "blue", "teal", "green", "cyan", "white", "pink", "magenta", "red", "brown", "orange", "yellow", "lime",
+)  # fmt: skip
+SHAPES = ("circle", "ring", "square", "triangle", "cross")
 LEFT, ABOVE, AND = "left of", "above", "and"
 RELATIONS = (LEFT, ABOVE)
 
 _SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 _PHRASE_FORMS = {
-    LEFT: ("{a} left of {b}", "{a} to the left of {b}", "{b} right of {a}", "{b} to the right of {a}"),
-    ABOVE: ("{a} above {b}", "{a} over {b}", "{b} below {a}", "{b} under {a}"),
+    LEFT: ("{a} left of {b}", "{a} to the left of {b}", "{b} right of {a}"),
+    ABOVE: ("{a} above {b}", "{a} over {b}", "{b} below {a}"),
     AND: ("{a} and {b}", "{b} and {a}", "{a} with {b}", "{b} with {a}"),
 }
 _CAPTION_FORMS = {
-    LEFT: (*_PHRASE_FORMS[LEFT], "{a} on the left and {b} on the right", "on the right {b}, on the left {a}"),
-    ABOVE: (*_PHRASE_FORMS[ABOVE], "{a} at the top and {b} at the bottom", "at the bottom {b}, at the top {a}"),
+    LEFT: (*_PHRASE_FORMS[LEFT], "{a} on the left and {b} on the right"),
+    ABOVE: (*_PHRASE_FORMS[ABOVE], "{a} at the top and {b} at the bottom"),
     AND: (*_PHRASE_FORMS[AND], "{a} together with {b}", "{b} together with {a}"),
 }
 _OPENINGS = ("", "", "there is ", "here is ", "a scene with ")
@@ -61,7 +63,7 @@ class Claim(NamedTuple):
 
 @cache
 def describe(thing: Thing) -> str:
-    """The canonical wording: "a small red circle", "a large star", "something small and red", "something"."""
+    """The canonical wording: "a small red circle", "a large cross", "something small and red", "something"."""
     adjectives = [word for word in thing[:2] if word is not None]
     if thing.shape is None:
         return " ".join(["something", " and ".join(adjectives)]).strip()
@@ -143,26 +145,23 @@ def say_caption(claim: Claim, rng: np.random.Generator) -> str:
 def caption_claims(scene: Claim, rng: np.random.Generator) -> list[Claim]:
     """The claims of the five captions of a scene, from the complete one to a vague one, in random order.
 
-    Of two things: everything; all but the sizes; all but some sizes, the relation given or not; no relation; and one
-    thing without its colour or without its shape. Of one thing: everything, twice, and each attribute left out.
+    Of two things: everything; everything but how they stand; without the size of one; without both sizes; and
+    without the colour or the shape of one. Of one thing: everything, twice, and each attribute left out.
+
+    Colours have to be missing somewhere: they are learned first, and where they tell scenes apart, a contrastive loss
+    never asks for the shape.
     """
-    first, second = scene.first, scene.second
-    if second is None:
+    if scene.second is None:
+        first = scene.first
         claims = [Claim(thing) for thing in (first, first, *(_without(first, name) for name in Thing._fields))]
     else:
-        vague = [_maybe_sizeless(thing, rng) for thing in scene.things]
         one = int(rng.integers(2))
-        vague[one] = _without(vague[one], _choose(("colour", "shape"), rng))
         claims = [
             scene,
-            Claim(_without(first, "size"), scene.relation, _without(second, "size")),
-            Claim(
-                _maybe_sizeless(first, rng),
-                scene.relation if rng.random() < 0.7 else AND,
-                _maybe_sizeless(second, rng),
-            ),
-            Claim(_maybe_sizeless(first, rng), AND, _maybe_sizeless(second, rng)),
-            Claim(vague[0], scene.relation, vague[1]),
+            scene._replace(relation=AND),
+            _leave_out(scene, one, "size"),
+            _leave_out(_leave_out(scene, 0, "size"), 1, "size"),
+            _leave_out(scene, one, _choose(("colour", "colour", "shape"), rng)),
         ]
     return [claims[i] for i in rng.permutation(len(claims))]
 
@@ -210,8 +209,11 @@ def _without(thing: Thing, name: str) -> Thing:
     return thing._replace(**{name: None})
 
 
-def _maybe_sizeless(thing: Thing, rng: np.random.Generator) -> Thing:
-    return _without(thing, "size") if rng.random() < 0.5 else thing
+def _leave_out(scene: Claim, which: int, name: str) -> Claim:
+    """A scene of two things with one attribute of one of them left out."""
+    things = list(scene.things)
+    things[which] = _without(things[which], name)
+    return Claim(things[0], scene.relation, things[1])
 
 
 def _choose(options: Sequence[Any], rng: np.random.Generator) -> Any:

@@ -73,18 +73,19 @@ class CUETrainer(Trainer):
         return (loss, output) if return_outputs else loss
 
     def _start_radii(self, embedded: dict[str, Embedded]) -> None:
-        """Text starts as wide as the mean angle of a caption to what it matches: containment starts in balance."""
+        """Text starts as wide as to contain what it matches, on average with a margin of 0: containment in balance."""
         model = self.accelerator.unwrap_model(self.model)
         if self._terms or "text" not in embedded:
             return
-        angles = []
+        needed = []
         for kind in ("image", "audio", "video"):
             if kind in embedded:
                 match = embedded["text"].ids[:, None] == embedded[kind].ids[None]
                 rows, columns = match.nonzero(as_tuple=True)
-                angles.append(angle(embedded["text"].cone.axis[rows], embedded[kind].cone.axis[columns]).detach())
-        if angles and len(torch.cat(angles)):
-            model.text_head.set_initial_radius(min(float(torch.cat(angles).mean()), 0.9 * math.pi))
+                inner = embedded[kind].cone[columns]
+                needed.append((angle(embedded["text"].cone.axis[rows], inner.axis) + inner.radius).detach())
+        if needed and len(torch.cat(needed)):
+            model.text_head.set_initial_radius(min(float(torch.cat(needed).mean()), 0.9 * math.pi))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._terms:
