@@ -35,6 +35,9 @@ class CUEConfig(PreTrainedConfig):
             Initial angular radius by modality, radians in (0, pi). Defaults: text 1.0, all others 0.1.
         detach_radius_features (`bool`, defaults to `True`):
             The radius reads features without passing gradient to them, so that containment does not move axes.
+        average_mirror (`bool`, defaults to `False`):
+            Outside training, features of an image are the mean over it and its mirror image (Krizhevsky et al.,
+            NeurIPS 2012, average predictions so), at twice the tower's cost.
         crop_audio (`bool`, defaults to `True`):
             Whisper runs over real frames only. `False` gives the padded 30 s behaviour of the original back.
         num_frames (`int`, defaults to 8): Frames that a video is sampled to.
@@ -71,6 +74,7 @@ class CUEConfig(PreTrainedConfig):
     radius_hidden_dim: int = 128
     radius_init: Any = None
     detach_radius_features: bool = True
+    average_mirror: bool = False
     crop_audio: bool = True
     num_frames: int = 8
     composition_layers: int = 2

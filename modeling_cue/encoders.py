@@ -292,3 +292,10 @@ def pool(output: TowerOutput, pooler: str) -> Tensor:
         return tokens.mean(1)
     weight = output.mask.to(tokens.dtype)[..., None]
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def average_views(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Two views of a batch as one, with their common mask (N, T): the mean of (N, H), or all tokens (N, 2T, H)."""
+    if first.ndim == 2:
+        return (first + second) / 2, mask
+    return torch.cat([first, second], 1), None if mask is None else torch.cat([mask, mask], 1)

@@ -16,7 +16,7 @@ from .composition import CompositionLayer
 from .cones import Cone
 from .configuration_cue import CUEConfig
 from .contrastive import info_nce
-from .encoders import MODALITIES, build_tower, hidden_size, load_tower, pool, run_tower, tower_pooler
+from .encoders import MODALITIES, average_views, build_tower, hidden_size, load_tower, pool, run_tower, tower_pooler
 from .heads import AttentionPooler, ProjectionHead, Scales
 
 
@@ -224,6 +224,13 @@ class CUEModel(CUEPreTrainedModel):
         Returns:
             (N, H) where the pooler has no weights; else tokens (N, T, H) and their mask (N, T) bool or None.
         """
+        features, seen = self.view_features(modality, values, mask)
+        if modality == "image" and self.config.average_mirror and not self.training:
+            return average_views(features, self.view_features(modality, values.flip(-1), mask)[0], seen)
+        return features, seen
+
+    def view_features(self, modality: str, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """`tower_features` of the input as it is, without its mirror image."""
         self._require(modality)
         tower, pooler = getattr(self, self.tower_name(modality)), self._poolers[modality]
         frames = 0

@@ -8,6 +8,7 @@ import torch
 from samples import make_rows
 
 from modeling_cue import CUEModel
+from modeling_cue.media import load_image
 from modeling_cue.training.arguments import CUETrainingArguments
 from modeling_cue.training.collator import CUECollator
 from modeling_cue.training.features import build_feature_store
@@ -131,7 +132,7 @@ def test_text_radii_start_at_the_mean_matched_angle(model, processor, tmp_path):
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(0, 12, 2)])
         output = model.eval()(**batch["model"])
     cosine = (output.text_embeds[:6] * output.image_embeds).sum(-1)
-    assert output.text_radius.mean().item() == pytest.approx(torch.acos(cosine).mean().item(), abs=0.15)
+    assert output.text_radius.mean().item() == pytest.approx(torch.acos(cosine).mean().item() + 0.1, abs=0.15)
     assert output.image_radius.mean().item() == pytest.approx(0.1, abs=0.02)
 
 
@@ -152,6 +153,28 @@ def test_cached_features_train_the_same(names, processor, tmp_path, pooler):
         losses.append(trainer.evaluate()["eval_rsum"])
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
     assert losses[3] == pytest.approx(losses[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("pooler", ["habit", "attention"])
+def test_an_image_and_its_mirror_image_are_one_where_asked(names, processor, tmp_path, pooler):
+    poolers = {"image": "attention"} if pooler == "attention" else {}
+    model = CUEModel.from_encoders(
+        image=names["image"], text=names["text"], projection_dim=16, composition_dim=16, average_mirror=True,
+        poolers=poolers,
+    ).eval()  # fmt: skip
+    rows = make_rows(("image",))
+    pixels = processor(images=[load_image(value) for value in rows["image"]])["pixel_values"]
+    with torch.no_grad():
+        plain, turned = (model.get_image_cones(pixel_values=p) for p in (pixels, pixels.flip(-1)))
+        torch.testing.assert_close(plain.axis, turned.axis, rtol=0, atol=1e-5)
+        model.train()  # of a step, each view stands for itself
+        one, other = (model.get_image_cones(pixel_values=p) for p in (pixels, pixels.flip(-1)))
+        assert (one.axis - other.axis).abs().max() > 1e-3
+        store = build_feature_store(model, processor, rows, ["a dog"], tmp_path, mirror="average")
+        features, mask = store.media("image", range(len(rows)))
+        cached = model.eval().embed_features("image", features, mask)
+    torch.testing.assert_close(cached.axis, plain.axis, rtol=0, atol=1e-5)
+    torch.testing.assert_close(cached.radius, plain.radius, rtol=0, atol=1e-5)
 
 
 def test_the_cache_is_read_and_any_change_makes_another(model, processor, tmp_path):

@@ -35,6 +35,9 @@ class ModelArguments:
     signed_sqrt: list[str] = _flag([], "Modalities whose heads take the signed square root of the features.")
     token_dropout: float = _flag(0.0, "Share of tokens or patches hidden from attention poolers in training.")
     whole_image: bool = _flag(False, "Squash the whole image to the tower's size, in place of cropping the middle.")
+    average_mirror: bool = _flag(
+        False, "Outside training, features of an image are the mean over it and its mirror image; twice the cost."
+    )
     num_frames: int = _flag(8, "Frames that a video is sampled to.")
     logit_scale_init: float | None = _flag(None, "Log of the initial InfoNCE scale; default ln(1/0.07).")
     text_prefix: str | None = _flag(None, "Prefix of every text; default: the tower's habit ('query: ' for E5).")

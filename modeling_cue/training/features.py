@@ -19,7 +19,7 @@ from datasets import Sequence as ListOf
 from PIL import ImageOps
 from torch import Tensor
 
-from ..encoders import hidden_size
+from ..encoders import average_views, hidden_size
 from ..media import load_audio, load_image, load_video
 from .phrases import hash_id
 
@@ -51,10 +51,14 @@ class FeatureTable:
 
 
 class FeatureStore:
-    """Features of one split: texts by their words, media by the row of the data set they stand in."""
+    """Features of one split: texts by their words, media by the row of the data set they stand in.
 
-    def __init__(self, tables: dict[str, FeatureTable], texts: Sequence[str]):
-        self.tables = tables
+    Where `tables` hold mirror images, `mirror` says what becomes of them: "random" takes an image or its mirror image,
+    "average" both, as the model does outside training.
+    """
+
+    def __init__(self, tables: dict[str, FeatureTable], texts: Sequence[str], mirror: str = "off"):
+        self.tables, self.mirror = tables, mirror
         self._text_row = {hash_id(text): i for i, text in enumerate(texts)}
 
     def text(self, texts: Iterable[str]) -> tuple[Tensor, Tensor | None]:
@@ -64,6 +68,8 @@ class FeatureStore:
         features, mask = self.tables[modality].batch(rows)
         if modality == "image" and "mirror" in self.tables:
             turned, _ = self.tables["mirror"].batch(rows)
+            if self.mirror == "average":
+                return average_views(features, turned, mask)
             choice = torch.rand(len(rows)) < 0.5
             features = torch.where(choice.view(-1, *[1] * (features.ndim - 1)), turned, features)
         return features, mask
@@ -77,7 +83,7 @@ def build_feature_store(
     folder: str | Path,
     *,
     dtype: str = "float32",
-    mirrored: bool = False,
+    mirror: str = "off",
     batch_size: int = 64,
 ) -> FeatureStore:
     """Runs the frozen towers of `model` over `dataset` and `texts`, or reads what an earlier run kept in `folder`.
@@ -85,7 +91,8 @@ def build_feature_store(
     Args:
         dataset: rows with undecoded media columns named by modality; every row has every medium it names.
         texts: every caption and phrase that training or evaluation will ask for.
-        mirrored: keeps the features of each image's mirror image too, and takes one of the two at random.
+        mirror: "off", or keeps the features of each image's mirror image too: "random" for training, "average" for
+            evaluation; see `FeatureStore`.
         dtype: float32 gives the towers' own numbers back; float16 halves the file and rounds to 11 bits.
     """
     folder = Path(folder)
@@ -99,10 +106,10 @@ def build_feature_store(
     was_training = model.training
     model.eval()
     tables = {m: _table(model, processor, m, column, folder, dtype, batch_size) for m, column in columns.items()}
-    if mirrored and "image" in columns:
+    if mirror != "off" and "image" in columns:
         tables["mirror"] = _table(model, processor, "image", columns["image"], folder, dtype, batch_size, mirror=True)
     model.train(was_training)
-    return FeatureStore(tables, texts)
+    return FeatureStore(tables, texts, mirror)
 
 
 def _table(
@@ -120,7 +127,7 @@ def _table(
     def encode(batch: dict[str, list]) -> dict[str, list]:
         inputs = prepare(batch[modality]).to(model.device)
         with torch.no_grad():
-            features, mask = model.tower_features(modality, *inputs.values())
+            features, mask = model.view_features(modality, *inputs.values())
         rows = features.float().cpu().numpy().astype(dtype)
         kept = None if mask is None else mask.cpu().numpy()
         return {"features": [(row if kept is None else row[kept[i]]).reshape(-1) for i, row in enumerate(rows)]}

@@ -144,6 +144,7 @@ def _config_fields(model: ModelArguments) -> dict[str, Any]:
     poolers = {m: getattr(model, f"{m}_pooler") for m in ("text", "image", "audio")}
     fields = {
         "projection_dim": model.projection_dim,
+        "average_mirror": model.average_mirror,
         "poolers": {m: pooler for m, pooler in poolers.items() if pooler},
         "pooler_queries": model.pooler_queries,
         "head_hidden_dim": model.head_hidden_dim,
@@ -176,8 +177,11 @@ def build_trainer(
     if data.feature_cache and frozen and not data.streaming:
         for split, dataset in splits.items():
             if dataset is not None:
-                mirrored = data.mirror_images and split == "train"
-                stores[split] = _features(cue, processor, dataset, data, training, mirrored)
+                if split == "train":
+                    mirror = "random" if data.mirror_images else "off"
+                else:
+                    mirror = "average" if config.average_mirror else "off"
+                stores[split] = _features(cue, processor, dataset, data, training, mirror)
                 kept = dataset.remove_columns([m for m in MEDIA if m in dataset.column_names])
                 splits[split] = kept.add_column("index", list(range(len(kept))))
     elif data.feature_cache:
@@ -214,7 +218,7 @@ def _features(
     dataset: Any,
     data: DataArguments,
     training: CUETrainingArguments,
-    mirrored: bool,
+    mirror: str,
 ) -> FeatureStore:
     columns = dataset.select_columns([c for c in ("caption", "phrases") if c in dataset.column_names])
     texts = []
@@ -226,7 +230,7 @@ def _features(
     with training.main_process_first(desc="features of frozen towers"):
         cue.to(training.device)
         return build_feature_store(
-            cue, processor, dataset, texts, str(data.feature_cache), dtype=data.feature_dtype, mirrored=mirrored
+            cue, processor, dataset, texts, str(data.feature_cache), dtype=data.feature_dtype, mirror=mirror
         )
 
 
