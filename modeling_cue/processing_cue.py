@@ -11,7 +11,9 @@ import transformers
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 
-from .media import load_audio, load_image, load_video
+from .media_audio import load_audio
+from .media_image import load_image
+from .media_video import load_video
 
 # Towers that were trained with a prefix, by the name of their repo or folder: the habit of E5 (Wang et al., 2022),
 # whose instruction-tuned variants want whole instructions instead. Folders above it say nothing of the tower.

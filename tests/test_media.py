@@ -15,8 +15,11 @@ import torch
 from PIL import Image
 from samples import gif
 
-from modeling_cue import media
-from modeling_cue.media import MediaError, frame_places, load_audio, load_image, load_video
+from modeling_cue import media_audio, media_video
+from modeling_cue.media_audio import load_audio
+from modeling_cue.media_files import MediaError
+from modeling_cue.media_image import load_image
+from modeling_cue.media_video import frame_places, load_video
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 255, (12, 10, 3), dtype=np.uint8)
@@ -351,8 +354,8 @@ def test_nan_in_a_file_and_a_file_in_raw(tmp_path):
 
 
 def test_sound_and_video_without_end_are_refused(monkeypatch):
-    monkeypatch.setattr(media, "MAX_SECONDS", 0.2)
-    monkeypatch.setattr(media, "MAX_FRAMES", 5)
+    monkeypatch.setattr(media_audio, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(media_video, "MAX_FRAMES", 5)
     for value in (sound(), sound_container("mp4", "aac"), np.zeros(9000)):
         with pytest.raises(MediaError, match="longer than"):
             load_audio(value, 16000, 16000)
@@ -360,10 +363,10 @@ def test_sound_and_video_without_end_are_refused(monkeypatch):
         load_video(container("avi", "mpeg4"), 2)
     pieces = iter([(np.zeros(1000, np.float32), 16000)] * 100)
     with monkeypatch.context() as patch, pytest.raises(MediaError, match="longer than"):
-        patch.setattr(media, "_sound", lambda file, name: pieces)
+        patch.setattr(media_audio, "_sound", lambda file, name: pieces)
         load_audio(sound(), 16000)
     assert len(list(pieces)) > 90  # it stopped as soon as it was too much
-    monkeypatch.setattr(media, "MAX_FRAME_PIXELS", 2048)
+    monkeypatch.setattr(media_video, "MAX_FRAME_PIXELS", 2048)
     with pytest.raises(MediaError, match="over 8K: shrink it"):
         load_video(movie(np.zeros((2, 32, 65, 3), np.uint8)), 2)
 
@@ -390,7 +393,7 @@ def test_a_container_is_not_believed():
     frames = decoded_one_by_one(cut.getvalue())
     with av.open(io.BytesIO(cut.getvalue())) as source:
         assert len(frames) != sum(1 for packet in source.demux(video=0) if packet.size)
-    assert np.array_equal(load_video(cut.getvalue(), 4), frames[media.frame_places(len(frames), 4)])
+    assert np.array_equal(load_video(cut.getvalue(), 4), frames[frame_places(len(frames), 4)])
 
 
 def test_frames_of_a_long_clip_are_not_held():

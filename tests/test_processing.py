@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoProcessor, CLIPImageProcessor, CLIPImageProcessorPil
 
 from modeling_cue import CUEProcessor
-from modeling_cue.media import MediaError
+from modeling_cue.media_files import MediaError
 from modeling_cue.processing_cue import PREFIX_HABITS
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)

@@ -8,7 +8,7 @@ import torch
 from samples import make_rows
 
 from modeling_cue import CUEModel
-from modeling_cue.media import load_image
+from modeling_cue.media_image import load_image
 from modeling_cue.training.arguments import CUETrainingArguments
 from modeling_cue.training.collator import CUECollator
 from modeling_cue.training.features import build_feature_store

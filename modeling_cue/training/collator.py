@@ -7,7 +7,10 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from ..media import MediaError, load_audio, load_image, load_video
+from ..media_audio import load_audio
+from ..media_files import MediaError
+from ..media_image import load_image
+from ..media_video import load_video
 from .features import FeatureStore
 from .phrases import hash_id, normalise, split_phrases, words
 from .rows import BadRows

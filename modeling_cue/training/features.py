@@ -20,7 +20,9 @@ from PIL import ImageOps
 from torch import Tensor
 
 from ..encoders import average_views, hidden_size
-from ..media import load_audio, load_image, load_video
+from ..media_audio import load_audio
+from ..media_image import load_image
+from ..media_video import load_video
 from .phrases import hash_id
 
 

@@ -1,0 +1,78 @@
+"""What all media have in common: the files, bytes and arrays that they come in, and the error they raise.
+
+A value is a path, bytes, a `datasets` value ({"bytes", "path"}), or decoded already.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict)
+
+
+class MediaError(ValueError):
+    """An image, audio or video that cannot be read; the message says which and what to do."""
+
+
+@contextmanager
+def open_container(file: BinaryIO, name: str) -> Iterator[Any]:
+    av = import_av()
+    try:
+        # Playlists name other files and addresses: none of them may be opened.
+        options = {"protocol_whitelist": "none"}
+        with av.open(file, options=options, metadata_errors="ignore") as container:
+            yield container
+    except MediaError:
+        raise
+    except Exception as error:  # demuxers and decoders raise nearly anything on damaged files
+        raise MediaError(f"{name} is no media file that can be read, or is cut off: replace it ({error})") from error
+
+
+def import_av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("decoding this needs PyAV: pip install av") from error
+    return av
+
+
+@contextmanager
+def open_source(value: Any, kind: str) -> Iterator[tuple[BinaryIO, str]]:
+    """An open file with the value's bytes, and what to call it in a message."""
+    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    data = path if data is None else data
+    if data is None:
+        raise MediaError(f"the {kind} is missing: it has neither bytes nor a path")
+    if isinstance(data, bytes | bytearray | memoryview):
+        if not len(data):
+            raise MediaError(f"the {kind} is empty: it has no bytes")
+        yield io.BytesIO(data), f"the {kind} {path!r}" if path else f"the {kind}"
+        return
+    called = str(data) if len(str(data)) < 300 else str(data)[:300] + "..."
+    if not os.path.isfile(data):
+        raise MediaError(f"there is no {kind} file {called!r} here: look at the path (addresses are not fetched)")
+    try:
+        file = open(data, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise MediaError(f"the {kind} file {called!r} cannot be opened: look at its permissions ({error})") from error
+    with file:
+        yield file, f"the {kind} {called!r}"
+
+
+def to_array(value: Any, kind: str) -> np.ndarray:
+    """Numbers as an array; torch's bfloat16, which numpy lacks, as float32."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.is_floating_point() else value).numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise MediaError(f"a {type(value).__name__} of uneven parts is no {kind}: give one array ({error})") from error
+    if array.dtype.kind not in "buif":
+        raise MediaError(f"a {type(value).__name__} is no {kind}: give a path, bytes, or an array")
+    return array

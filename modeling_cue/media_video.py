@@ -1,0 +1,103 @@
+"""Video from whatever a user or a data set has at hand."""
+
+from typing import Any, BinaryIO, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .media_files import FILES, MediaError, open_container, open_source
+from .media_image import load_image
+
+MAX_FRAME_PIXELS = 36_000_000  # of a video's frame: 8K and a little
+MAX_FRAMES = 250_000  # of a video
+
+
+@runtime_checkable
+class _VideoDecoder(Protocol):
+    """Video that `datasets` hands out where torchcodec works."""
+
+    def __len__(self) -> int: ...
+
+    def get_frames_at(self, indices: list[int]) -> Any: ...
+
+
+def load_video(value: Any, num_frames: int) -> np.ndarray:
+    """`num_frames` RGB frames: uint8 (num_frames, H, W, 3), sampled evenly, turned as the file says.
+
+    Of n frames, those of number floor((k + 1/2) n / num_frames) are taken; a shorter clip repeats some.
+
+    Args:
+        value: path, bytes, {"bytes", "path"}, array (F, H, W, 3) or (F, 3, H, W), or a list of images.
+
+    Raises:
+        MediaError: missing, damaged, without a video stream, without frames, over 250,000 frames or over 8K.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames={num_frames} is not valid; it must be 1 or more")
+    if isinstance(value, FILES):
+        with open_source(value, "video") as (file, name):
+            return _decode_video(file, name, num_frames)
+    if isinstance(value, _VideoDecoder):
+        value = value.get_frames_at(frame_places(len(value), num_frames)).data
+    if isinstance(value, np.ndarray | torch.Tensor):
+        if value.ndim != 4:
+            raise MediaError(f"an array of shape {tuple(value.shape)} is no video: give (F, H, W, 3) or (F, 3, H, W)")
+    elif not isinstance(value, list | tuple):
+        raise MediaError(f"a {type(value).__name__} is no video: give a path, bytes, an array, or a list of images")
+    if not len(value):
+        raise MediaError("the video has no frames: leave it out, or give at least one")
+    places = frame_places(len(value), num_frames)
+    taken = {place: np.asarray(load_image(value[place])) for place in set(places)}
+    if len({frame.shape for frame in taken.values()}) > 1:
+        raise MediaError("the frames of the video differ in size: bring them to one size")
+    return np.stack([taken[place] for place in places])
+
+
+def frame_places(count: int, num_frames: int) -> list[int]:
+    """Which of `count` frames are taken, `num_frames` numbers from 0, not falling."""
+    return [(2 * k + 1) * count // (2 * num_frames) for k in range(num_frames)]
+
+
+def _decode_video(file: BinaryIO, name: str, num_frames: int) -> np.ndarray:
+    # What a container says of its length is often missing or wrong, and all frames would not fit in memory: packets
+    # are counted first, which decodes nothing, and only where they are not the frames are these decoded twice.
+    with open_container(file, name) as container:
+        packets = sum(1 for packet in container.demux(_pictures(container, name)) if packet.size)
+    taken, count = _take(file, name, frame_places(packets, num_frames))
+    if not count:
+        raise MediaError(f"{name} has no frames that can be read: replace it")
+    places = frame_places(count, num_frames)
+    if count != packets:
+        taken, _ = _take(file, name, places)
+    height, width = taken[places[0]].shape[:2]
+    same = {k: Image.fromarray(frame).resize((width, height)) for k, frame in taken.items()}
+    return np.stack([np.asarray(same[place]) for place in places])
+
+
+def _take(file: BinaryIO, name: str, places: list[int]) -> tuple[dict[int, np.ndarray], int]:
+    """The frames of these numbers, and how many frames there are."""
+    file.seek(0)
+    taken, count = {}, 0
+    with open_container(file, name) as container:
+        for frame in container.decode(_pictures(container, name)):
+            if count >= MAX_FRAMES:
+                raise MediaError(f"{name} has more than {MAX_FRAMES:,} frames: cut it")
+            if count in places:
+                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                taken[count] = np.ascontiguousarray(turned)
+            count += 1
+    return taken, count
+
+
+def _pictures(container: Any, name: str) -> Any:
+    """The video stream; a cover picture in a sound file is none."""
+    streams = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
+    if not streams:
+        raise MediaError(f"{name} has no video stream: leave it out, or give a file with pictures")
+    stream = streams[0]
+    if stream.width * stream.height > MAX_FRAME_PIXELS:
+        raise MediaError(f"{name} has frames of {stream.width} x {stream.height} pixels, over 8K: shrink it")
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may be larger than the header says
+    stream.thread_type = "AUTO"
+    return stream
