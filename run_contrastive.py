@@ -33,7 +33,7 @@ def main(argv: list[str]) -> dict[str, float]:
     set_seed(training_args.seed)
 
     # 2. Data: rows of captions and media.
-    rows = load_data(data_args)
+    rows = load_data(data_args, model_args)
 
     # 3. Model and processor, from encoders, from a checkpoint, or the demo's tiny towers.
     model, processor = build_model(model_args, data_args, training_args, rows)

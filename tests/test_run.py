@@ -34,11 +34,12 @@ def results(folder):
 
 def test_the_demo_for_two_steps(tmp_path):
     small = ["--max_train_samples", "40", "--max_eval_samples", "30", "--output_dir", "out"]
-    printed = run(*FAST, *small, "--per_device_train_batch_size", "8", folder=tmp_path)
+    printed = run(*FAST, *small, "--per_device_train_batch_size", "8", "--report_to", "tensorboard", folder=tmp_path)
     first = next(line for line in printed.splitlines() if line)
     assert "configs/flickr30k.yaml" in first
     assert "text -> image" in printed
     assert "results:" in printed
+    assert list((tmp_path / "out").rglob("events.out.tfevents*"))  # what --report_to tensorboard writes
     found = results(tmp_path / "out")
     for key in ("test_t2i_R@1", "test_a2i_R@10", "test_v2t_R@5", "test_rsum", "test_containment_auroc"):
         assert key in found

@@ -57,8 +57,9 @@ def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
 # ---------------------------------------------------------------------- data
 
 
-def load_data(data: DataArguments) -> Data:
-    """Rows of the three splits, from scenes or from a data set on the Hub or on disk."""
+def load_data(data: DataArguments, model: ModelArguments) -> Data:
+    """Rows of the three splits, from scenes or from a data set on the Hub or on disk, with the media of the model."""
+    media = _media(model)
     bad_rows = BadRows(data.on_bad_row)
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
     names = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
@@ -76,6 +77,7 @@ def load_data(data: DataArguments) -> Data:
                 name,
                 streaming=data.streaming,
                 max_samples=limit,
+                modalities=media,
                 image_column=data.image_column,
                 caption_column=data.caption_column,
                 audio_column=data.audio_column,
@@ -87,6 +89,14 @@ def load_data(data: DataArguments) -> Data:
                 bad_rows=bad_rows,
             )
     return Data(**rows, bad_rows=bad_rows)
+
+
+def _media(model: ModelArguments) -> tuple[str, ...]:
+    """The media that the model will have: columns of others are never read."""
+    if model.model_name_or_path:
+        modalities = CUEConfig.from_pretrained(model.model_name_or_path).modalities
+        return tuple(m for m in MEDIA if m in modalities)
+    return tuple(m for m in MEDIA if getattr(model, f"{m}_encoder")) or MEDIA
 
 
 # ---------------------------------------------------------------------- model
