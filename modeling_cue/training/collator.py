@@ -1,7 +1,7 @@
 """From rows to a batch: decodes media, draws phrases, and notes what is true of what."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import ImageOps
@@ -18,6 +18,16 @@ from .rows import BadRows
 MEDIA = ("image", "audio", "video")
 # A row number times this, plus the place in the row, names an element of a kind for good.
 PLACES = 4096
+MORE_PARTS = 2  # of a row's other captions, at most, in a compound
+
+
+class _Part(NamedTuple):
+    """One part of a compound: its kind, its place among those of its kind, and what it says."""
+
+    kind: str
+    place: int
+    requires: tuple[int, ...]
+    words: tuple[int, ...]
 
 
 def row_phrases(row: dict[str, Any], caption: int) -> list[str]:
@@ -80,9 +90,17 @@ class CUECollator:
                     told = {hash_id(word) for caption in row["caption"] for word in words(caption)}
                     implied = {hash_id(normalise(caption)) for caption in row["caption"]}
                     kinds[modality].add(sample, place, implies=implied, words=told)
-            for k in row.get("caption_index", range(len(row["caption"]))):
-                self._add_caption(row, k, sample, place, kinds, texts, phrases, parts)
-            self._show_part(row, kinds, shown, parts)
+            said = [
+                self._add_caption(row, k, sample, place, kinds, texts, phrases)
+                for k in row.get("caption_index", range(len(row["caption"])))
+            ]
+            compounds = self._compounds(said)
+            self._show_part(row, shown, compounds)
+            for k, compound in compounds:
+                parts.append([(part.kind, part.place) for part in compound])
+                required = {fact for part in compound for fact in part.requires}
+                composed_of = {word for part in compound for word in part.words}
+                kinds["composed"].add(sample, place + k, requires=required, words=composed_of)
         if not read:
             raise MediaError("every row of this batch is broken: look at the rows reported above")
 
@@ -105,8 +123,8 @@ class CUECollator:
         kinds: dict[str, "_Kind"],
         texts: list[str],
         phrases: list[str],
-        parts: list[list[tuple[str, int]]],
-    ) -> None:
+    ) -> tuple[int, list["_Part"]]:
+        """Adds a caption and phrases drawn of it; returns the caption's number and its phrases as parts."""
         caption, own = row["caption"][k], row_phrases(row, k)
         generated = "phrase_facts" in row
         facts = row["phrase_facts"][k] if generated else [hash_id(normalise(phrase)) for phrase in own]
@@ -121,38 +139,41 @@ class CUECollator:
         drawn = list(range(len(own)))
         if self.phrases_per_caption is not None:
             drawn = torch.randperm(len(own))[: self.phrases_per_caption].tolist()
-        line: list[tuple[str, int]] = []
-        required: set[int] = set()
-        said: set[int] = set()
+        parts = []
         for place_in_caption, p in enumerate(drawn):
             said_here = [] if generated else [hash_id(word) for word in words(own[p])]
-            line.append(("phrase", len(phrases)))
-            phrases.append(own[p])
             key = place + 64 * (k + 1) + place_in_caption
             kinds["phrase"].add(sample, key, requires=[facts[p]], words=said_here)
-            required.add(facts[p])
-            said.update(said_here)
-        if len(line) > 1:
-            parts.append(line)
-            kinds["composed"].add(sample, place + k, requires=required, words=said)
+            parts.append(_Part("phrase", len(phrases), (facts[p],), tuple(said_here)))
+            phrases.append(own[p])
+        return k, parts
+
+    def _compounds(self, said: list[tuple[int, list["_Part"]]]) -> list[tuple[int, list["_Part"]]]:
+        """The parts of one compound a caption: its phrases; in training also some of what the other captions say.
+
+        All captions of a row are true of it, so that any of their phrases together are: without more computing of
+        texts, the compositional layer meets every number of parts, and parts that no one caption has together.
+        """
+        compounds = []
+        for k, own in said:
+            others = [part for other, parts in said if other != k for part in parts]
+            if self.phrases_per_caption is not None and others:
+                more = int(torch.randint(min(MORE_PARTS, len(others)) + 1, ()))
+                own = [*own, *(others[i] for i in torch.randperm(len(others))[:more].tolist())]
+            if len(own) > 1:
+                compounds.append((k, own))
+        return compounds
 
     def _show_part(
-        self,
-        row: dict[str, Any],
-        kinds: dict[str, "_Kind"],
-        shown: dict[str, list],
-        parts: list[list[tuple[str, int]]],
+        self, row: dict[str, Any], shown: dict[str, list], compounds: list[tuple[int, list["_Part"]]]
     ) -> None:
-        """Puts a row's picture or sound of one part into the compound of its last caption, in training."""
+        """Puts a row's picture or sound of one part into its last compound, in training."""
         choices = [m for m in self.modalities if row.get(f"part_{m}") is not None]
-        composed = kinds["composed"].ids
-        if not choices or self.phrases_per_caption is None or not composed or composed[-1] != hash_id(row["id"]):
+        if not choices or self.phrases_per_caption is None or not compounds:
             return
         modality = choices[int(torch.randint(len(choices), ()))]
-        parts[-1].append((modality, len(shown[modality])))
+        compounds[-1][1].append(_Part(modality, len(shown[modality]), tuple(row["part_facts"]), ()))
         shown[modality].append(self.load_medium(modality, row[f"part_{modality}"]))
-        last = kinds["composed"].sets["requires"]
-        last[-1] = sorted({*last[-1], *row["part_facts"]})
 
     def load_medium(self, modality: str, value: Any) -> Any:
         """Decodes an undecoded value as the model's processor wants it; raises `MediaError`."""
