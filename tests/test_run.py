@@ -15,7 +15,7 @@ import modeling_cue  # noqa: F401  (registers CUE with the Auto classes)
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ["--max_steps", "2", "--logging_steps", "1", "--disable_tqdm", "true", "--use_cpu", "true"]
 FAST += ["--dataloader_num_workers", "0", "--eval_strategy", "no", "--save_strategy", "no"]
-FAST += ["--load_best_model_at_end", "false", "--bf16", "false", "--dataloader_pin_memory", "false"]
+FAST += ["--load_best_model_at_end", "false", "--bf16", "false"]
 
 
 def run(*arguments, launcher=(), folder, **environment):

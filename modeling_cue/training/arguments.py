@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -122,6 +123,8 @@ class CUETrainingArguments(TrainingArguments):
         if self.accelerator_config is None:
             # Rows differ in the number of texts: a batch that one process makes for all could not be cut.
             self.accelerator_config = {"dispatch_batches": False}
+        if self.use_cpu or not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is no device to pin for, and PyTorch would warn
         super().__post_init__()
 
 
