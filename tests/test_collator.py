@@ -66,6 +66,32 @@ def test_scenes_bring_their_own_truth_and_parts(processor):
     assert batch["model"]["parts"].max() < rows_in_all
 
 
+def test_compounds_take_phrases_of_other_captions_in_training(processor):
+    rows = CaptionPairs(make_scenes("train", 4), every_caption=True)
+    torch.manual_seed(0)
+    batch = CUECollator(processor, ALL, 2)([rows[i] for i in range(4)])
+    parts, composed, phrase = batch["model"]["parts"], batch["rows"]["composed"], batch["rows"]["phrase"]
+    assert {int(n) for n in (parts >= 0).sum(1)} >= {2, 3, 4}
+    first = len(batch["rows"]["text"]["ids"])  # the rows of phrases follow those of captions
+    for line, sample, requires in zip(parts, composed["ids"], composed["requires"], strict=True):
+        own = line[line >= 0] - first
+        assert len(set(own.tolist())) == len(own)
+        assert set(phrase["ids"][own].tolist()) == {int(sample)}
+        assert set(phrase["requires"][own].flatten().tolist()) == set(requires.tolist()) - {0}
+    # Evaluation takes each caption's own phrases, all of them.
+    batch = CUECollator(processor, ALL, None)([rows[0]])
+    counts = [len(phrases) for phrases in rows[0]["phrases"] if len(phrases) > 1]
+    assert (batch["model"]["parts"] >= 0).sum(1).tolist() == counts
+
+
+def test_no_compounds_where_none_are_asked_for(processor):
+    rows = CaptionPairs(make_scenes("train", 2, parts=True), every_caption=True)
+    batch = CUECollator(processor, ALL, 2, compounds=False)([rows[0], rows[1]])
+    assert "parts" not in batch["model"]
+    assert "composed" not in batch["rows"]
+    assert len(batch["model"]["pixel_values"]) == 2  # nor the picture of a part
+
+
 def test_a_broken_row_stops_the_run_by_its_id(processor):
     row = CaptionPairs(make_rows())[0]
     row["image"] = {"bytes": b"not an image", "path": None}

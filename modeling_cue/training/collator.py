@@ -1,6 +1,7 @@
 """From rows to a batch: decodes media, draws phrases, and notes what is true of what."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from .rows import BadRows
 MEDIA = ("image", "audio", "video")
 # A row number times this, plus the place in the row, names an element of a kind for good.
 PLACES = 4096
+KEPT_TEXTS = 2**17  # captions and phrases of which the collator remembers what they say, some hundred bytes each
 MORE_PARTS = 2  # of a row's other captions, at most, in a compound
 
 
@@ -30,9 +32,21 @@ class _Part(NamedTuple):
     words: tuple[int, ...]
 
 
-def row_phrases(row: dict[str, Any], caption: int) -> list[str]:
+def row_phrases(row: dict[str, Any], caption: int) -> Sequence[str]:
     """The phrases of one caption of a row: the row's own, or the splitter's."""
-    return row["phrases"][caption] if "phrases" in row else split_phrases(row["caption"][caption])
+    return row["phrases"][caption] if "phrases" in row else _split(row["caption"][caption])
+
+
+# The same texts come back every epoch: what they say is worked out once.
+@lru_cache(maxsize=KEPT_TEXTS)
+def _split(caption: str) -> tuple[str, ...]:
+    return tuple(split_phrases(caption))
+
+
+@lru_cache(maxsize=KEPT_TEXTS)
+def _says(text: str) -> tuple[int, tuple[int, ...]]:
+    """The id of a text as a fact, and the ids of its content words."""
+    return hash_id(normalise(text)), tuple(hash_id(word) for word in words(text))
 
 
 class CUECollator:
@@ -47,6 +61,7 @@ class CUECollator:
         features: cached tower features, in place of decoding and towers.
         bad_rows: what happens to a row that cannot be read.
         mirror_images: each image or its mirror image, at random (of cached features, the store chooses).
+        compounds: whether parts are put together for the compositional layer.
     """
 
     def __init__(
@@ -57,6 +72,7 @@ class CUECollator:
         features: FeatureStore | None = None,
         bad_rows: BadRows | None = None,
         mirror_images: bool = False,
+        compounds: bool = True,
     ):
         self.processor = processor
         self.modalities = tuple(modalities)
@@ -64,6 +80,7 @@ class CUECollator:
         self.features = features
         self.bad_rows = bad_rows or BadRows("raise")
         self.mirror_images = mirror_images
+        self.compounds = compounds
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, "composed")}
@@ -87,14 +104,14 @@ class CUECollator:
                 if truth is not None:
                     kinds[modality].add(sample, place, implies=truth)
                 else:
-                    told = {hash_id(word) for caption in row["caption"] for word in words(caption)}
-                    implied = {hash_id(normalise(caption)) for caption in row["caption"]}
+                    told = {word for caption in row["caption"] for word in _says(caption)[1]}
+                    implied = {_says(caption)[0] for caption in row["caption"]}
                     kinds[modality].add(sample, place, implies=implied, words=told)
             said = [
                 self._add_caption(row, k, sample, place, kinds, texts, phrases)
                 for k in row.get("caption_index", range(len(row["caption"])))
             ]
-            compounds = self._compounds(said)
+            compounds = self._compounds(said) if self.compounds else []
             self._show_part(row, shown, compounds)
             for k, compound in compounds:
                 parts.append([(part.kind, part.place) for part in compound])
@@ -127,12 +144,11 @@ class CUECollator:
         """Adds a caption and phrases drawn of it; returns the caption's number and its phrases as parts."""
         caption, own = row["caption"][k], row_phrases(row, k)
         generated = "phrase_facts" in row
-        facts = row["phrase_facts"][k] if generated else [hash_id(normalise(phrase)) for phrase in own]
-        text_words = [] if generated else [hash_id(word) for word in words(caption)]
+        facts = row["phrase_facts"][k] if generated else [_says(phrase)[0] for phrase in own]
         if generated:
             kinds["text"].add(sample, place + k, requires=row["caption_requires"][k], implies=row["caption_facts"][k])
         else:
-            whole = hash_id(normalise(caption))
+            whole, text_words = _says(caption)
             kinds["text"].add(sample, place + k, requires=[whole], implies=[whole, *facts], words=text_words)
         texts.append(caption)
 
@@ -141,10 +157,10 @@ class CUECollator:
             drawn = torch.randperm(len(own))[: self.phrases_per_caption].tolist()
         parts = []
         for place_in_caption, p in enumerate(drawn):
-            said_here = [] if generated else [hash_id(word) for word in words(own[p])]
+            said_here = () if generated else _says(own[p])[1]
             key = place + 64 * (k + 1) + place_in_caption
             kinds["phrase"].add(sample, key, requires=[facts[p]], words=said_here)
-            parts.append(_Part("phrase", len(phrases), (facts[p],), tuple(said_here)))
+            parts.append(_Part("phrase", len(phrases), (facts[p],), said_here))
             phrases.append(own[p])
         return k, parts
 
@@ -167,12 +183,13 @@ class CUECollator:
     def _show_part(
         self, row: dict[str, Any], shown: dict[str, list], compounds: list[tuple[int, list["_Part"]]]
     ) -> None:
-        """Puts a row's picture or sound of one part into its last compound, in training."""
+        """Puts a row's picture or sound of one part into every third of its compounds, in training."""
         choices = [m for m in self.modalities if row.get(f"part_{m}") is not None]
         if not choices or self.phrases_per_caption is None or not compounds:
             return
         modality = choices[int(torch.randint(len(choices), ()))]
-        compounds[-1][1].append(_Part(modality, len(shown[modality]), tuple(row["part_facts"]), ()))
+        for _, parts in compounds[::3]:
+            parts.append(_Part(modality, len(shown[modality]), tuple(row["part_facts"]), ()))
         shown[modality].append(self.load_medium(modality, row[f"part_{modality}"]))
 
     def load_medium(self, modality: str, value: Any) -> Any:

@@ -28,7 +28,11 @@ def add_lora(model: CUEModel, *, rank: int, alpha: int, dropout: float, base: st
         raise ValueError("lora_rank is set but every tower is frozen: take a modality out of freeze")
     towers = "|".join(f"{modality}_tower" for modality in free)
     targets = rf"({towers})\..*\.({'|'.join(ATTENTION)})"
-    whole = [name for name, _ in model.named_children() if not name.endswith("_tower")]
+    whole = [
+        name
+        for name, part in model.named_children()
+        if not name.endswith("_tower") and any(weight.requires_grad for weight in part.parameters())
+    ]
     model.save_pretrained(base)
     model.name_or_path = str(base)
     config = LoraConfig(

@@ -125,6 +125,8 @@ def build_model(
             "model_name_or_path"
         )
     cue.freeze(model.freeze)
+    if not training.composition_weight:
+        cue.composition.requires_grad_(False)  # its loss counts for nothing, and nothing is composed in training
     if training.torch_compile and training.should_log:
         logger.info("torch_compile is on: the first steps compile")
     if model.lora_rank:
@@ -199,7 +201,8 @@ def build_trainer(
 
     def collator(split: str, count: int | None) -> CUECollator:
         mirror = data.mirror_images and split == "train"
-        return CUECollator(processor, config.modalities, count, stores[split], rows.bad_rows, mirror)
+        compounds = split != "train" or training.composition_weight > 0
+        return CUECollator(processor, config.modalities, count, stores[split], rows.bad_rows, mirror, compounds)
 
     trainer = CUETrainer(
         model=cue,
