@@ -56,9 +56,10 @@ def test_chunks_change_nothing(generator):
 
 def test_memory_is_bounded_by_chunks(generator, monkeypatch):
     seen = []
-    real = metrics_retrieval.ranks_of_positives
+    real = metrics_retrieval._places
     monkeypatch.setattr(metrics_retrieval, "CHUNK_SCORES", 100)
-    monkeypatch.setattr(metrics_retrieval, "ranks_of_positives", lambda s, *m: seen.append(s.numel()) or real(s, *m))
+    monkeypatch.setattr(metrics_retrieval, "CHUNK_QUERIES", 1)
+    monkeypatch.setattr(metrics_retrieval, "_places", lambda s, *m: seen.append(s.numel()) or real(s, *m))
     retrieval_ranks(unit(50, 4, generator), unit(20, 4, generator), torch.arange(50), torch.arange(20))
     assert max(seen) <= 100
     assert sum(seen) == 50 * 20

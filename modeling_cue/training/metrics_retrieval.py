@@ -8,8 +8,9 @@ from torch import Tensor
 from .relations import Embedded, relation
 
 RECALL_AT = (1, 5, 10)
-# Scores that are held at a time.
-CHUNK_SCORES = 2**22
+# Scores that are held at a time; rows are never cut, so that equal embeddings get equal scores to the bit.
+CHUNK_SCORES = 2**20
+CHUNK_QUERIES = 32  # at least: of many items, few queries at a time would keep a matrix product from being one
 
 
 def ranks_of_positives(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -23,14 +24,22 @@ def ranks_of_positives(scores: Tensor, positive: Tensor, negative: Tensor) -> Te
         scores: (N, M), larger is better, not NaN. positive, negative: (N, M) bool, disjoint.
     """
     count = positive.sum(dim=1)
-    most = int(count.max()) if len(count) else 0
-    if not most:
-        return torch.zeros(len(scores), 0, dtype=torch.long, device=scores.device)
-    lowest = float("-inf")
-    own = scores.masked_fill(~positive, lowest).topk(most, dim=1).values
-    others = scores.masked_fill(~negative, lowest).sort(dim=1).values
-    ahead = scores.shape[1] - torch.searchsorted(others, own)
-    place = torch.arange(1, most + 1, device=scores.device)
+    row, column = positive.nonzero(as_tuple=True)
+    place = torch.arange(len(row), device=scores.device) - (count.cumsum(0) - count)[row]
+    own = scores.new_full((len(scores), int(count.max()) if len(count) else 0), float("-inf"))
+    own[row, place] = scores[row, column]
+    return _places(scores.masked_fill(~(positive | negative), float("-inf")), own, count)
+
+
+def _places(scores: Tensor, own: Tensor, count: Tensor) -> Tensor:
+    """Ranks of the `count` (N,) positives of each query by their scores `own` (N, P), padded, among all `scores`."""
+    if not own.shape[1]:
+        return torch.zeros(own.shape, dtype=torch.long, device=own.device)
+    own = own.sort(dim=1, descending=True).values
+    # Queries have few positives: to compare all items with each of them costs far less than to sort the items.
+    ahead = torch.stack([torch.count_nonzero(scores >= score[:, None], dim=1) for score in own.T], dim=1)
+    ahead -= (own[:, None] >= own[..., None]).sum(dim=2)  # positives are no one's rivals
+    place = torch.arange(1, own.shape[1] + 1, device=own.device)
     return torch.where(place <= count[:, None], ahead + place, 0)
 
 
@@ -41,37 +50,48 @@ def retrieval_ranks(
 
     Args:
         queries, items: (N, D) and (M, D), unit vectors. query_ids, item_ids: (N,) and (M,).
-        chunk: queries that are ranked at a time; by default as many as give `CHUNK_SCORES` scores.
+        chunk: queries that are ranked at a time; by default as many as give `CHUNK_SCORES` scores, or `CHUNK_QUERIES`.
     """
+    # The items of a query stand together in the order of ids: no mask of all pairs is needed.
+    known, order = item_ids.sort()
+    first = torch.searchsorted(known, query_ids.contiguous())
+    count = torch.searchsorted(known, query_ids.contiguous(), right=True) - first
+    offsets = torch.arange(int(count.max()) if len(count) else 0, device=items.device)
 
-    def masks(rows: slice) -> tuple[Tensor, Tensor]:
-        positive = query_ids[rows, None] == item_ids[None]
-        return positive, ~positive
+    def rank(rows: slice, scores: Tensor) -> Tensor:
+        column = order[(first[rows, None] + offsets).clamp_(max=len(order) - 1)]
+        own = scores.gather(1, column).masked_fill_(offsets >= count[rows, None], float("-inf"))
+        return _places(scores, own, count[rows])
 
-    return _ranks(queries, items, masks, chunk)
+    return _ranks(queries, items, rank, chunk, len(offsets))
 
 
 def relation_ranks(queries: Embedded, items: Embedded, chunk: int | None = None) -> Tensor:
     """As `retrieval_ranks`, where positives are the items that a query is true of; unknown ones are left out."""
 
-    def masks(rows: slice) -> tuple[Tensor, Tensor]:
+    def rank(rows: slice, scores: Tensor) -> Tensor:
         related = relation(queries[rows], items)
-        return related == 1, related == 0
+        return ranks_of_positives(scores, related == 1, related == 0)
 
-    return _ranks(queries.cone.axis, items.cone.axis, masks, chunk)
+    return _ranks(queries.cone.axis, items.cone.axis, rank, chunk, 0)
 
 
 def _ranks(
-    queries: Tensor, items: Tensor, masks: Callable[[slice], tuple[Tensor, Tensor]], chunk: int | None
+    queries: Tensor, items: Tensor, rank: Callable[[slice, Tensor], Tensor], chunk: int | None, most: int
 ) -> Tensor:
-    step = chunk or max(1, CHUNK_SCORES // max(1, len(items)))
-    found = []
+    """The ranks of all queries, chunk by chunk; `most` is the number of columns that is known to be needed."""
+    step = chunk or max(CHUNK_QUERIES, CHUNK_SCORES // max(1, len(items)))
+    columns = items.float().T
+    # What lasts is made first: small results between large ones that are freed would leave a heap full of holes.
+    ranks = torch.zeros(len(queries), most, dtype=torch.long, device=queries.device)
+    buffer = columns.new_empty(min(step, len(queries)), len(items))
     for start in range(0, len(queries), step):
         rows = slice(start, start + step)
-        found.append(ranks_of_positives(queries[rows].float() @ items.float().T, *masks(rows)))
-    most = max((ranks.shape[1] for ranks in found), default=0)
-    padded = [torch.nn.functional.pad(ranks, (0, most - ranks.shape[1])) for ranks in found]
-    return torch.cat(padded) if padded else torch.zeros(0, 0, dtype=torch.long)
+        some = queries[rows].float()
+        found = rank(rows, torch.mm(some, columns, out=buffer[: len(some)]))
+        ranks = torch.nn.functional.pad(ranks, (0, max(0, found.shape[1] - ranks.shape[1])))
+        ranks[rows, : found.shape[1]] = found
+    return ranks
 
 
 def summarise_ranks(name: str, ranks: Tensor) -> dict[str, float]:
