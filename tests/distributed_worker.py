@@ -10,8 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from configuration_cue import CUEConfig
 from modeling_cue import CUEModel
 from modeling_cue.training.evaluation import embedded_kinds
-from modeling_cue.training.gathering import gather_embedded
-from modeling_cue.training.losses import LossWeights, compute_losses
+from modeling_cue.training.gathering import gather_kinds
+from modeling_cue.training.grad_cache import Chunks, backward_in_chunks
+from modeling_cue.training.losses import LossWeights, compute_losses, total_loss
 
 SAMPLES = 6
 
@@ -61,7 +62,38 @@ def make_batch(samples: list[int]) -> dict:
         "composed": kind(sample, facts),
     }
     parts = torch.stack([torch.arange(n) + 2 * n, torch.arange(n) + 3 * n], 1)
-    return {"model": {"input_ids": ids[order], "pixel_values": pixels, "parts": parts}, "rows": rows}
+    batch = {"model": {"input_ids": ids[order], "pixel_values": pixels, "parts": parts}, "rows": rows}
+    if not seen:
+        del batch["model"]["pixel_values"], rows["image"]
+    return batch
+
+
+def in_chunks(shares: list[list[int]], world: int) -> tuple:
+    """The loss and gradients of chunks in every process, or of all samples at once in one process."""
+    weights = LossWeights(containment_moves_axes=True)
+    model = make_model()
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
+
+    def embed(chunk):
+        output = wrapped(**chunk["model"])
+        return embedded_kinds(output, chunk), (
+            output.logit_scale,
+            output.containment_scale,
+            output.containment_bias,
+        )
+
+    def loss_of(embedded, scalars):
+        return total_loss(compute_losses(gather_kinds(embedded), *scalars, weights), weights)
+
+    if world == 1:
+        loss = loss_of(*embed(make_batch([sample for share in shares for sample in share])))
+        loss.backward()
+    else:
+        chunks = Chunks([make_batch(share) for share in shares])
+        loss = backward_in_chunks(
+            wrapped, chunks, torch.device("cpu"), embed, loss_of, lambda scalar: scalar.backward()
+        )
+    return loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
 def main(output: str) -> None:
@@ -80,7 +112,7 @@ def main(output: str) -> None:
             wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
             batch = make_batch(share)
             output_ = wrapped(**batch["model"])
-            embedded = {k: gather_embedded(e) for k, e in embedded_kinds(output_, batch).items()}
+            embedded = gather_kinds(embedded_kinds(output_, batch))
             scalars = (output_.logit_scale, output_.containment_scale, output_.containment_bias)
             terms = compute_losses(embedded, *scalars, weights)
             names = list(terms) if names is None else names
@@ -88,6 +120,9 @@ def main(output: str) -> None:
             terms[name].backward()
             gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
             results[name, moves] = (terms[name].detach(), gradients)
+    # Chunks of one sample: sample 3 has no image, and the second process has fewer of them.
+    for size in (1, 2):
+        results["chunks", size] = in_chunks([share[i : i + size] for i in range(0, len(share), size)], world)
     if rank == 0:
         torch.save(results, output)
     if world > 1:

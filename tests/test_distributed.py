@@ -33,10 +33,12 @@ def results(tmp_path_factory):
     return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
 
 
-@pytest.mark.parametrize("moves_axes", [False, True])
-@pytest.mark.parametrize("term", TERMS)
-def test_two_processes_equal_one(results, term, moves_axes):
-    one, two = (result[term, moves_axes] for result in results)
+CASES = [(term, moves_axes) for term in TERMS for moves_axes in (False, True)]
+
+
+@pytest.mark.parametrize("case", [*CASES, ("chunks", 1), ("chunks", 2)], ids=str)
+def test_two_processes_equal_one(results, case):
+    one, two = (result[case] for result in results)
     torch.testing.assert_close(two[0], one[0], rtol=1e-5, atol=1e-7)
     assert one[0] > 0
     flat_one, flat_two = (torch.cat([g[name].flatten() for name in sorted(one[1])]) for g in (one[1], two[1]))
@@ -48,4 +50,4 @@ def test_two_processes_equal_one(results, term, moves_axes):
 
 
 def test_every_term_is_covered(results):
-    assert {name for name, _ in results[0]} == set(TERMS)
+    assert {name for name, _ in results[0]} == {*TERMS, "chunks"}

@@ -114,6 +114,11 @@ class CUETrainingArguments(TrainingArguments):
     contrastive_weight: float = _flag(1.0, "Weight of InfoNCE between modalities.")
     containment_weight: float = _flag(0.1, "Weight of the containment loss.")
     composition_weight: float = _flag(0.1, "Weight of the composition loss.")
+    contrastive_batch_size: int | None = _flag(
+        None,
+        "Samples that a step compares with one another, over all processes, embedded in chunks of "
+        "per_device_train_batch_size (GradCache): memory does not grow with it. Default: what a step holds anyway.",
+    )
     containment_moves_axes: bool = _flag(False, "Containment gradients reach the axes too, not only the radii.")
 
     def __post_init__(self) -> None:
@@ -126,6 +131,15 @@ class CUETrainingArguments(TrainingArguments):
         if self.use_cpu or not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to pin for, and PyTorch would warn
         super().__post_init__()
+        chunks = self.train_batch_size * self.world_size
+        size = self.contrastive_batch_size
+        if size is not None and (size < 1 or size % chunks):
+            lower = max(1, size // chunks) * chunks
+            raise ValueError(
+                f"contrastive_batch_size={size} is not valid: it must be a multiple of "
+                f"per_device_train_batch_size times the number of processes, {chunks}, such as {lower} or "
+                f"{lower + chunks}"
+            )
 
 
 ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)

@@ -23,6 +23,13 @@ KEPT_TEXTS = 2**17  # captions and phrases of which the collator remembers what 
 MORE_PARTS = 2  # of a row's other captions, at most, in a compound
 
 
+class EveryRowBroken(MediaError):
+    """A batch of which no row could be read."""
+
+    def __init__(self) -> None:
+        super().__init__("every row of this batch is broken: look at the rows reported above")
+
+
 class _Part(NamedTuple):
     """One part of a compound: its kind, its place among those of its kind, and what it says."""
 
@@ -119,7 +126,7 @@ class CUECollator:
                 composed_of = {word for part in compound for word in part.words}
                 kinds["composed"].add(sample, place + k, requires=required, words=composed_of)
         if not read:
-            raise MediaError("every row of this batch is broken: look at the rows reported above")
+            raise EveryRowBroken
 
         inputs = self._inputs(texts + phrases, {m: media[m] + shown[m] for m in MEDIA})
         if parts:

@@ -9,9 +9,7 @@ from tqdm.auto import tqdm
 
 from ..cones import Cone
 from .gathering import gather_rows
-from .relations import Embedded
-
-KINDS = ("text", "phrase", "image", "audio", "video", "composed")
+from .relations import KINDS, Embedded
 
 
 def embedded_kinds(output: Any, batch: dict[str, Any]) -> dict[str, Embedded]:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..cones import Cone
-from .relations import Embedded
+from .relations import KINDS, Embedded
 
 
 class _AllGather(torch.autograd.Function):
@@ -52,7 +52,23 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return torch.cat([block[:count] for block, count in zip(gathered, rows, strict=True)])
 
 
-def gather_embedded(rows: Embedded) -> Embedded:
-    """The rows of one kind of all processes, with gradient."""
+def gather_kinds(embedded: dict[str, Embedded]) -> dict[str, Embedded]:
+    """The rows of all processes by kind, with gradient; a kind that this process lacks is there if another has it."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return embedded
+    some = next(iter(embedded.values()))
+    here = torch.tensor([kind in embedded for kind in KINDS], dtype=torch.int32, device=some.ids.device)
+    dist.all_reduce(here, dist.ReduceOp.MAX)
+    kinds = [kind for kind, anywhere in zip(KINDS, here.tolist(), strict=True) if anywhere]
+    return {kind: _gather_embedded(embedded[kind] if kind in embedded else _empty_like(some)) for kind in kinds}
+
+
+def _gather_embedded(rows: Embedded) -> Embedded:
     cone = Cone(gather_rows(rows.cone.axis), gather_rows(rows.cone.radius))
     return Embedded(cone, *(gather_rows(column) for column in (rows.ids, rows.requires, rows.implies, rows.words)))
+
+
+def _empty_like(rows: Embedded) -> Embedded:
+    # With a gradient of its own: backward of gathering must run on every process.
+    cone = Cone(rows.cone.axis[:0].detach().requires_grad_(), rows.cone.radius[:0].detach().requires_grad_())
+    return Embedded(cone, *(column[:0] for column in (rows.ids, rows.requires, rows.implies, rows.words)))

@@ -1,5 +1,6 @@
 """What is known of "outer contains inner": from ids, facts and words to a matrix of yes, no and unknown."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from ..cones import Cone
 
+KINDS = ("text", "phrase", "image", "audio", "video", "composed")
 UNKNOWN = -1
 # Bound on the entries of a lookup table that the subset test holds at a time (bytes).
 TABLE_ENTRIES = 2**24
@@ -51,6 +53,24 @@ class Embedded:
         """The items of a slice, a mask or an index tensor."""
         columns = (self.ids[rows], self.requires[rows], self.implies[rows], self.words[rows])
         return Embedded(self.cone[rows], *columns)
+
+
+def join(blocks: Sequence[dict[str, Embedded]]) -> dict[str, Embedded]:
+    """The rows of several blocks as one, kind by kind; a block may lack a kind."""
+    return {
+        kind: Embedded(
+            Cone.cat([rows.cone for rows in members]),
+            torch.cat([rows.ids for rows in members]),
+            *(_cat_sets([getattr(rows, name) for rows in members]) for name in ("requires", "implies", "words")),
+        )
+        for kind in {kind: None for block in blocks for kind in block}
+        for members in [[block[kind] for block in blocks if kind in block]]
+    }
+
+
+def _cat_sets(sets: list[Tensor]) -> Tensor:
+    width = max(rows.shape[1] for rows in sets)
+    return torch.cat([torch.nn.functional.pad(rows, (0, width - rows.shape[1])) for rows in sets])
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 import math
 import warnings
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
@@ -16,7 +18,8 @@ from ..cones import angle
 from .arguments import CUETrainingArguments
 from .collator import CUECollator
 from .evaluation import embed_dataset, embedded_kinds
-from .gathering import gather_embedded
+from .gathering import gather_kinds
+from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
 from .losses import LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
 from .relations import Embedded
@@ -46,7 +49,13 @@ class CUETrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         self.can_return_loss = True
         self.model_accepts_loss_kwargs = False
+        if self.args.contrastive_batch_size is not None:
+            # What the loader hands to a step; the collator cuts it into chunks of per_device_train_batch_size.
+            self._train_batch_size = self.args.contrastive_batch_size // self.args.world_size
+            collator: Any = self.data_collator
+            self.data_collator = ChunkedCollator(collator, self.args.train_batch_size)
         self._terms: dict[str, list[Tensor]] = defaultdict(list)
+        self._started = False
 
     # ------------------------------------------------------------------ loss
 
@@ -61,21 +70,50 @@ class CUETrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         output = model(**inputs["model"])
-        embedded = {kind: gather_embedded(rows) for kind, rows in embedded_kinds(output, inputs).items()}
-        if self.state.global_step == 0 and model.training and not self.is_fsdp_enabled:
-            self._start_radii(embedded)
-        terms = compute_losses(
-            embedded, output.logit_scale, output.containment_scale, output.containment_bias, self.loss_weights
-        )
+        everywhere = gather_kinds(embedded_kinds(output, inputs))
+        loss = self._loss(everywhere, _scalars(output))
+        self._start_radii(everywhere)
+        return (loss, output) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As in `Trainer`; a batch of chunks is embedded chunk by chunk and compared all at once."""
+        if "chunks" not in inputs:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        steps = self.current_gradient_accumulation_steps
+        seen: dict[str, Embedded] = {}
+
+        def embed(chunk: Mapping[str, Any]) -> tuple[dict[str, Embedded], Scalars]:
+            prepared: Any = self._prepare_inputs(dict(chunk))
+            output = model(**prepared["model"])
+            return embedded_kinds(output, prepared), _scalars(output)
+
+        def loss_of(embedded: dict[str, Embedded], scalars: Scalars) -> Tensor:
+            seen.update(gather_kinds(embedded))
+            return self._loss(seen, scalars) / steps
+
+        loss = backward_in_chunks(model, inputs["chunks"], self.args.device, embed, loss_of, self.accelerator.backward)
+        # Only now: the second pass must meet the weights of the first.
+        self._start_radii(seen)
+        if self.args.torch_empty_cache_steps and self.state.global_step % self.args.torch_empty_cache_steps == 0:
+            clear_device_cache()
+        return loss
+
+    def _loss(self, embedded: dict[str, Embedded], scalars: Scalars) -> Tensor:
+        terms = compute_losses(embedded, *scalars, self.loss_weights)
         for name, value in terms.items():
             self._terms[name].append(value.detach())
-        loss = total_loss(terms, self.loss_weights)
-        return (loss, output) if return_outputs else loss
+        return total_loss(terms, self.loss_weights)
 
     def _start_radii(self, embedded: dict[str, Embedded]) -> None:
         """Text starts as wide as to contain what it matches, on average with a margin of 0: containment in balance."""
         model = self.accelerator.unwrap_model(self.model)
-        if self._terms or "text" not in embedded:
+        if self.state.global_step or not model.training or self.is_fsdp_enabled or self._started:
+            return
+        self._started = True
+        if "text" not in embedded:
             return
         needed = []
         for kind in ("image", "audio", "video"):
@@ -164,6 +202,10 @@ class CUETrainer(Trainer):
                 warnings.warn(alarm, stacklevel=2)
         samples = max(len(rows.ids.unique()) for rows in embedded.values())
         return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=samples)
+
+
+def _scalars(output: Any) -> Scalars:
+    return output.logit_scale, output.containment_scale, output.containment_bias
 
 
 class _Strided(IterableDataset):
