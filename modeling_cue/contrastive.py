@@ -63,7 +63,12 @@ def symmetric_info_nce(
 
 
 def masked_info_nce(logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """InfoNCE with the rows as anchors: scalar, the mean over an anchor's positives, then over anchors that have one.
+    """InfoNCE with the rows as anchors: scalar, the mean of `anchor_losses` over anchors that have a positive."""
+    return anchor_losses(logits, positive, negative).sum() / positive.any(1).sum().clamp(min=1)
+
+
+def anchor_losses(logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """The loss of each row as an anchor: (N,), the mean over its positives; 0 for an anchor without one.
 
     Args:
         logits: (N, M), float32 or better. positive, negative: (N, M) bool, disjoint; what is in neither is unknown
@@ -73,6 +78,4 @@ def masked_info_nce(logits: Tensor, positive: Tensor, negative: Tensor) -> Tenso
     lowest = torch.finfo(logits.dtype).min
     against = logits.masked_fill(~negative, lowest).logsumexp(dim=1, keepdim=True)
     losses = torch.nn.functional.softplus(against - logits).masked_fill(~positive, 0.0)
-    count = positive.sum(dim=1)
-    per_anchor = losses.sum(dim=1) / count.clamp(min=1)
-    return per_anchor.sum() / (count > 0).sum().clamp(min=1)
+    return losses.sum(dim=1) / positive.sum(dim=1).clamp(min=1)

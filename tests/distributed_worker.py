@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from configuration_cue import CUEConfig
 from modeling_cue import CUEModel
 from modeling_cue.training.evaluation import embedded_kinds
-from modeling_cue.training.gathering import gather_kinds
+from modeling_cue.training.gathering import gather_kinds, this_world
 from modeling_cue.training.grad_cache import Chunks, backward_in_chunks
 from modeling_cue.training.losses import LossWeights, compute_losses, total_loss
 
@@ -83,7 +83,8 @@ def in_chunks(shares: list[list[int]], world: int) -> tuple:
         )
 
     def loss_of(embedded, scalars):
-        return total_loss(compute_losses(gather_kinds(embedded), *scalars, weights), weights)
+        local, everywhere = gather_kinds(embedded)
+        return total_loss(compute_losses(local, *scalars, weights, everywhere, this_world()), weights)
 
     if world == 1:
         loss = loss_of(*embed(make_batch([sample for share in shares for sample in share])))
@@ -112,9 +113,9 @@ def main(output: str) -> None:
             wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
             batch = make_batch(share)
             output_ = wrapped(**batch["model"])
-            embedded = gather_kinds(embedded_kinds(output_, batch))
+            local, everywhere = gather_kinds(embedded_kinds(output_, batch))
             scalars = (output_.logit_scale, output_.containment_scale, output_.containment_bias)
-            terms = compute_losses(embedded, *scalars, weights)
+            terms = compute_losses(local, *scalars, weights, everywhere, this_world())
             names = list(terms) if names is None else names
             name = names.pop()
             terms[name].backward()

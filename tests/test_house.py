@@ -21,7 +21,7 @@ FLOORS = {
     "modeling_base": 3, "modeling_cue": 3,
 }  # fmt: skip
 # Losses and metrics know cones and one another, never the model or processes.
-TENSORS_ONLY = ("relations", "losses", "metrics", "metrics_cones", "metrics_retrieval")
+TENSORS_ONLY = ("relations", "losses", "tiled_losses", "metrics", "metrics_cones", "metrics_retrieval")
 
 
 def siblings(path: Path) -> set[str]:

@@ -7,15 +7,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..cones import Cone
+from .losses import World
 from .relations import KINDS, Embedded
 
 
 class _AllGather(torch.autograd.Function):
     """All processes' tensors of one shape, stacked.
 
-    Every process computes the whole global loss, so each holds the same gradient of what was gathered. Backward sums
-    over processes and keeps the own slice; DistributedDataParallel's mean over processes then gives, for every
-    parameter, the gradient that one process with the whole batch would have.
+    Every process computes the loss of its own rows against all rows, so each holds a share of the gradient of what was
+    gathered. Backward sums the shares over processes and keeps the own slice.
     """
 
     @staticmethod
@@ -52,15 +52,32 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return torch.cat([block[:count] for block, count in zip(gathered, rows, strict=True)])
 
 
-def gather_kinds(embedded: dict[str, Embedded]) -> dict[str, Embedded]:
-    """The rows of all processes by kind, with gradient; a kind that this process lacks is there if another has it."""
+def gather_kinds(embedded: dict[str, Embedded]) -> tuple[dict[str, Embedded], dict[str, Embedded]]:
+    """The rows of this process and of all processes by kind, the latter with gradient.
+
+    A kind that this process lacks and another has is there in both, without rows in the first.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return embedded
+        return embedded, embedded
     some = next(iter(embedded.values()))
     here = torch.tensor([kind in embedded for kind in KINDS], dtype=torch.int32, device=some.ids.device)
     dist.all_reduce(here, dist.ReduceOp.MAX)
     kinds = [kind for kind, anywhere in zip(KINDS, here.tolist(), strict=True) if anywhere]
-    return {kind: _gather_embedded(embedded[kind] if kind in embedded else _empty_like(some)) for kind in kinds}
+    local = {kind: embedded[kind] if kind in embedded else _empty_like(some) for kind in kinds}
+    return local, {kind: _gather_embedded(rows) for kind, rows in local.items()}
+
+
+def this_world() -> World:
+    """The processes of this run, as the losses need them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World()
+
+    def total(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+        return tensor
+
+    return World(dist.get_world_size(), total)
 
 
 def _gather_embedded(rows: Embedded) -> Embedded:

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..cones import Cone, pairwise_containment_margin
-from ..contrastive import info_nce, symmetric_info_nce
-from .relations import LEVELS, Embedded, relation
+from ..contrastive import symmetric_info_nce
+from .relations import LEVELS, Embedded, relation, same_sample
+from .tiled_losses import Side, Sums, containment_sums, info_nce_sums
 
 LETTERS = {"text": "t", "image": "i", "audio": "a", "video": "v"}
 MEDIA = ("image", "audio", "video")
@@ -83,12 +84,22 @@ def composition_loss(composed: Embedded, wholes: Sequence[Embedded], logit_scale
     return torch.stack(losses).mean()
 
 
+@dataclass(frozen=True)
+class World:
+    """How many processes share a batch, and how a tensor is summed over them; alone, nothing is to be done."""
+
+    size: int = 1
+    total: Callable[[Tensor], Tensor] = lambda tensor: tensor
+
+
 def compute_losses(
     embedded: dict[str, Embedded],
     logit_scale: Tensor,
     containment_scale: Tensor,
     containment_bias: Tensor,
     weights: LossWeights,
+    everywhere: dict[str, Embedded] | None = None,
+    world: World = World(),
 ) -> dict[str, Tensor]:
     """Every term that the kinds at hand allow, by name, each a scalar without its weight.
 
@@ -96,30 +107,53 @@ def compute_losses(
     `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video).
     Terms of weight 0 are there too, so that every parameter takes part in every step.
 
+    With several processes each computes the pairs of its own rows with the rows of all. The value of a term is that of
+    the global batch; its gradient is `world.size` times this process' share of it, so that the mean over processes,
+    which DistributedDataParallel takes, is the gradient of the global batch.
+
+    Args:
+        embedded: the rows of this process, of the same kinds in every process.
+        everywhere: the rows of all processes, gathered with gradient; None: there is but one.
+
     Raises:
         ValueError: no term at all. FloatingPointError: a term is not finite; the message names it.
     """
-    terms: dict[str, Tensor] = {}
-    present = [kind for kind in LETTERS if kind in embedded]
+    gathered = embedded if everywhere is None else everywhere
+    sides = {kind: Side(embedded[kind], gathered[kind]) for kind in gathered}
+    sums: dict[str, list[Sums]] = {}
+    present = [kind for kind in LETTERS if kind in sides]
     for first, second in combinations(present, 2):
-        a, b = embedded[first], embedded[second]
         name = f"info_nce_{LETTERS[first]}2{LETTERS[second]}"
-        terms[name] = info_nce(a.cone.axis, b.cone.axis, logit_scale, a.ids, b.ids)
+        sums[name] = [info_nce_sums(sides[first], sides[second], logit_scale, same_sample)]
     for level in LEVELS:
-        if level.outer in embedded and level.inner in embedded:
-            outer, inner = embedded[level.outer], embedded[level.inner]
-            terms[f"containment_{level.name}"] = containment_loss(
-                outer.cone, inner.cone, level.relation(outer, inner), containment_scale, containment_bias,
-                weights.containment_moves_axes,
-            )  # fmt: skip
-    wholes = [embedded[kind] for kind in MEDIA if kind in embedded]
-    if "composed" in embedded and wholes:
-        terms["composition"] = composition_loss(embedded["composed"], wholes, logit_scale)
-    if not terms:
+        if level.outer in sides and level.inner in sides:
+            sums[f"containment_{level.name}"] = [
+                containment_sums(
+                    sides[level.outer], sides[level.inner], level.relation, containment_scale, containment_bias,
+                    weights.containment_moves_axes,
+                )
+            ]  # fmt: skip
+    wholes = [sides[kind] for kind in MEDIA if kind in sides]
+    if "composed" in sides and wholes:
+        sums["composition"] = [info_nce_sums(sides["composed"], whole, logit_scale, relation) for whole in wholes]
+    if not sums:
         raise ValueError(
             f"nothing to learn from a batch with only {', '.join(embedded) or 'nothing'}: a loss needs two of "
             f"{', '.join(LETTERS)}, or phrases and text"
         )
+    return _terms(sums, world)
+
+
+def _terms(sums: dict[str, list[Sums]], world: World) -> dict[str, Tensor]:
+    total = torch.cat([part.total for parts in sums.values() for part in parts])
+    count = torch.cat([part.count for parts in sums.values() for part in parts])
+    all_totals, all_counts = world.total(torch.stack([total.detach(), count]))
+    all_counts = all_counts.clamp(min=1)
+    share = world.size * total / all_counts
+    # The value is global, the gradient that of the share.
+    values = share + (all_totals / all_counts - share).detach() if world.size > 1 else share
+    lengths = [sum(len(part.total) for part in parts) for parts in sums.values()]
+    terms = {name: value.mean() for name, value in zip(sums, values.split(lengths), strict=True)}
     check_finite(terms)
     return terms
 

@@ -112,6 +112,11 @@ def relation(outer: Embedded, inner: Embedded, same_sample: int = 1) -> Tensor:
     return result.masked_fill_(subset(outer.requires, inner.implies), 1)
 
 
+def same_sample(a: Embedded, b: Embedded) -> Tensor:
+    """Whether two items are of one sample: (N, M) int8, 1 or 0."""
+    return (a.ids[:, None] == b.ids[None]).to(torch.int8)
+
+
 def subset(small: Tensor, large: Tensor) -> Tensor:
     """Whether every id of a row of `small` is in a row of `large`, all pairs: (N, R), (M, S) -> (N, M) bool.
 

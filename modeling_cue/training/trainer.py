@@ -18,9 +18,9 @@ from ..cones import angle
 from .arguments import CUETrainingArguments
 from .collator import CUECollator
 from .evaluation import embed_dataset, embedded_kinds
-from .gathering import gather_kinds
+from .gathering import gather_kinds, this_world
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
-from .losses import LossWeights, compute_losses, radius_alarm, total_loss
+from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
 from .relations import Embedded
 
@@ -70,9 +70,9 @@ class CUETrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         output = model(**inputs["model"])
-        everywhere = gather_kinds(embedded_kinds(output, inputs))
-        loss = self._loss(everywhere, _scalars(output))
-        self._start_radii(everywhere)
+        embedded = embedded_kinds(output, inputs)
+        loss = self._loss(embedded, _scalars(output))
+        self._start_radii(embedded)
         return (loss, output) if return_outputs else loss
 
     def training_step(
@@ -91,8 +91,8 @@ class CUETrainer(Trainer):
             return embedded_kinds(output, prepared), _scalars(output)
 
         def loss_of(embedded: dict[str, Embedded], scalars: Scalars) -> Tensor:
-            seen.update(gather_kinds(embedded))
-            return self._loss(seen, scalars) / steps
+            seen.update(embedded)
+            return self._loss(embedded, scalars) / steps
 
         loss = backward_in_chunks(model, inputs["chunks"], self.args.device, embed, loss_of, self.accelerator.backward)
         # Only now: the second pass must meet the weights of the first.
@@ -102,7 +102,8 @@ class CUETrainer(Trainer):
         return loss
 
     def _loss(self, embedded: dict[str, Embedded], scalars: Scalars) -> Tensor:
-        terms = compute_losses(embedded, *scalars, self.loss_weights)
+        local, everywhere = gather_kinds(embedded)
+        terms = compute_losses(local, *scalars, self.loss_weights, everywhere, this_world())
         for name, value in terms.items():
             self._terms[name].append(value.detach())
         return total_loss(terms, self.loss_weights)
@@ -113,17 +114,19 @@ class CUETrainer(Trainer):
         if self.state.global_step or not model.training or self.is_fsdp_enabled or self._started:
             return
         self._started = True
-        if "text" not in embedded:
-            return
-        needed = []
-        for kind in ("image", "audio", "video"):
-            if kind in embedded:
-                match = embedded["text"].ids[:, None] == embedded[kind].ids[None]
-                rows, columns = match.nonzero(as_tuple=True)
-                inner = embedded[kind].cone[columns]
-                needed.append((angle(embedded["text"].cone.axis[rows], inner.axis) + inner.radius).detach())
-        if needed and len(torch.cat(needed)):
-            model.text_head.set_initial_radius(min(float(torch.cat(needed).mean()), 0.9 * math.pi))
+        needed = [torch.zeros(2, device=self.args.device)]
+        for kind in MEDIA:
+            if "text" in embedded and kind in embedded:
+                text, inner = embedded["text"], embedded[kind]
+                ids, order = inner.ids.sort()
+                place = torch.searchsorted(ids, text.ids).clamp_(max=max(len(ids) - 1, 0))
+                matched = ids[place] == text.ids if len(ids) else torch.zeros_like(text.ids, dtype=torch.bool)
+                cones = inner.cone[order[place[matched]]]
+                reach = angle(text.cone.axis[matched], cones.axis) + cones.radius
+                needed.append(torch.stack([reach.sum(), torch.ones_like(reach).sum()]).detach().float())
+        reach, count = this_world().total(torch.stack(needed).sum(0))
+        if count:
+            model.text_head.set_initial_radius(min(float(reach / count), 0.9 * math.pi))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._terms:
