@@ -105,7 +105,7 @@ def backward_in_chunks(
 
 def _leaf(rows: Embedded) -> Embedded:
     cone = Cone(rows.cone.axis.detach().requires_grad_(), rows.cone.radius.detach().requires_grad_())
-    return Embedded(cone, rows.ids, rows.requires, rows.implies, rows.words)
+    return rows.with_cone(cone)
 
 
 def _pairs(ours: Embedded, leaf: Embedded) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -1,7 +1,7 @@
 """What is known of "outer contains inner": from ids, facts and words to a matrix of yes, no and unknown."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,10 @@ class Embedded:
         """The items of a slice, a mask or an index tensor."""
         columns = (self.ids[rows], self.requires[rows], self.implies[rows], self.words[rows])
         return Embedded(self.cone[rows], *columns)
+
+    def with_cone(self, cone: Cone) -> "Embedded":
+        """The same items with other cones."""
+        return replace(self, cone=cone)
 
 
 def join(blocks: Sequence[dict[str, Embedded]]) -> dict[str, Embedded]:
