@@ -1,4 +1,4 @@
-"""The README's Python: every line of its tour is run, on a tiny model in place of org/cue."""
+"""What the README and the documents say by code is run: the tour on a tiny model in place of org/cue."""
 
 import os
 import re
@@ -55,6 +55,15 @@ def test_start_from_towers_and_share(encoders, hub_tools, tmp_path):
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("query:  ('text', 'image', 'audio', 'video')")
+
+
+def test_the_table_of_volumes_is_what_its_lines_print(capsys):
+    page = (ROOT / "docs" / "cones.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "docs/cones.md", "exec"), {})
+    table = re.search(r"(\| 0\.50 .*?)\n\n", page, re.DOTALL)
+    assert table is not None
+    assert capsys.readouterr().out.strip() == table[1]
 
 
 def test_the_test_command_is_the_one_that_ci_runs():
