@@ -33,6 +33,13 @@ def test_the_media_of_a_checkpoint(folder, tmp_path_factory, model):
     assert columns(folder, "--model_name_or_path", str(checkpoint)) == expected
 
 
+def test_model_and_processor_agree_on_frames(folder, names):
+    flags = [f"--{modality}_encoder={name}" for modality, name in names.items()]
+    arguments = parse_arguments(["--dataset_name", str(folder), "--output_dir", "unused", "--num_frames", "3", *flags])
+    model, processor = build_model(*arguments, load_data(arguments[1], arguments[0]))
+    assert model.config.num_frames == processor.num_frames == 3
+
+
 def test_without_an_encoder_the_error_says_what_to_name(folder):
     arguments = parse_arguments(["--dataset_name", str(folder), "--output_dir", "unused"])
     rows = load_data(arguments[1], arguments[0])

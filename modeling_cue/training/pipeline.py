@@ -140,7 +140,11 @@ def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEMod
     if model.attn_implementation:
         kwargs["attn_implementation"] = model.attn_implementation
     cue = CUEModel.from_encoders(
-        **names, encoder_kwargs=kwargs, crop_audio=not model.pad_audio_to_30s, **_config_fields(model)
+        **names,
+        encoder_kwargs=kwargs,
+        crop_audio=not model.pad_audio_to_30s,
+        num_frames=model.num_frames,
+        **_config_fields(model),
     )
     settings: dict[str, Any] = {"num_frames": model.num_frames, "whole_image": model.whole_image}
     if model.text_prefix is not None:
