@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -218,6 +218,9 @@ class _Strided(IterableDataset):
         self.stream, self.index, self.count = stream, index, count
 
     def __iter__(self) -> Any:
+        # Worker processes share the files of a stream between them: each gives numbers that no other gives.
+        worker = get_worker_info()
+        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
         for number, row in enumerate(self.stream):
             if number % self.count == self.index:
-                yield {**row, "index": number}
+                yield {**row, "index": number * workers + own}

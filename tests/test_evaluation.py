@@ -1,0 +1,26 @@
+"""Evaluation of a whole data set: every row counts once, whoever reads it."""
+
+import pytest
+from samples import make_rows
+from test_trainer import make_trainer
+
+from modeling_cue.training.data import load_rows
+
+# More workers than cores are worth a warning, not in a test; a few steps of tiny towers hardly move the radii.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+    pytest.mark.filterwarnings("ignore:.*radii have gone to one value"),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_is_evaluated_whole(model, processor, tmp_path, workers):
+    rows = make_rows(("image",))
+    (tmp_path / "data").mkdir()
+    for part in range(2):  # two files, so that two workers have something to share
+        rows.shard(2, part).to_parquet(tmp_path / "data" / f"validation-{part:05d}-of-00002.parquet")
+    stream = load_rows(str(tmp_path / "data"), "validation", streaming=True, cache_dir=str(tmp_path / "cache"))
+    trainer = make_trainer(model, processor, tmp_path, dataloader_num_workers=workers)
+    expected, found = trainer.evaluate(), trainer.evaluate(stream)
+    assert found["eval_t2i_chance_R@1"] == pytest.approx(1 / 6)
+    assert found["eval_rsum"] == pytest.approx(expected["eval_rsum"])
