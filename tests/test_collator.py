@@ -84,6 +84,15 @@ def test_compounds_take_phrases_of_other_captions_in_training(processor):
     assert (batch["model"]["parts"] >= 0).sum(1).tolist() == counts
 
 
+def test_many_long_captions_keep_a_key_for_every_phrase(processor):
+    rows = make_rows(count=2).to_list()
+    for index, row in enumerate(rows):
+        row |= {"index": index, "caption": [" and ".join(f"a red dog {k}" for k in range(70)), *["a dog and a cat"] * 70]}
+    keys = CUECollator(processor, ALL, None)(rows)["rows"]["phrase"]["key"]
+    assert len(keys) == 2 * (70 + 70 * 2)
+    assert len(keys.unique()) == len(keys)
+
+
 def test_no_compounds_where_none_are_asked_for(processor):
     rows = CaptionPairs(make_scenes("train", 2, parts=True), every_caption=True)
     batch = CUECollator(processor, ALL, 2, compounds=False)([rows[0], rows[1]])

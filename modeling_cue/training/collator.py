@@ -20,8 +20,9 @@ from .rows import BadRows
 logger = logging.getLogger(__name__)
 
 MEDIA = ("image", "audio", "video")
-# A row number times this, plus the place in the row, names an element of a kind for good.
-PLACES = 4096
+# A row number times the first, plus the number of the caption times the second, plus the place in the caption, names an
+# element of a kind for good.
+PLACES, PLACES_OF_CAPTION = 2**32, 2**16
 KEPT_TEXTS = 2**17  # captions and phrases of which the collator remembers what they say, some hundred bytes each
 MORE_PARTS = 2  # of a row's other captions, at most, in a compound
 
@@ -193,7 +194,7 @@ class CUECollator:
         parts = []
         for place_in_caption, p in enumerate(drawn):
             said_here = () if generated else _says(own[p])[1]
-            key = place + 64 * (k + 1) + place_in_caption
+            key = place + PLACES_OF_CAPTION * k + place_in_caption
             kinds["phrase"].add(sample, key, requires=[facts[p]], words=said_here)
             parts.append(_Part("phrase", len(phrases), (facts[p],), said_here))
             phrases.append(own[p])
