@@ -7,7 +7,7 @@ import pytest
 import torch
 from samples import make_rows
 
-from modeling_cue import CUEModel
+from modeling_cue import CUEModel, CUEProcessor
 from modeling_cue.media_image import load_image
 from modeling_cue.training.arguments import CUETrainingArguments
 from modeling_cue.training.collator import CUECollator
@@ -68,6 +68,23 @@ def test_evaluation_does_not_depend_on_the_batch(model, processor, tmp_path):
     for name in few:
         if not name.endswith(("runtime", "per_second")):
             assert few[name] == pytest.approx(many[name], abs=1e-5), name
+
+
+def test_a_model_without_text_and_a_text_tower_left_as_it_is(model, processor, names, tmp_path):
+    pair = {"image": names["image"], "audio": names["audio"]}
+    wordless = CUEModel.from_encoders(**pair, projection_dim=16, composition_dim=16)
+    trainer = make_trainer(wordless, CUEProcessor.from_encoders(**pair), tmp_path, ("image", "audio"))
+    for collator in (trainer.data_collator, trainer.eval_collator):
+        collator.processor, collator.modalities = trainer.processing_class, ("image", "audio")
+    trainer.train()
+    assert "eval_i2a_R@1" in trainer.evaluate()
+
+    model.config.text_config.pad_token_id = 7
+    trainer = make_trainer(model, processor, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    assert model.config.text_config.pad_token_id == 7
+    assert trainer.processing_class is processor
+    assert (tmp_path / "checkpoint-1" / "processor_config.json").is_file()
 
 
 def test_best_model_and_resume(model, processor, tmp_path):

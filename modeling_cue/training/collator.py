@@ -145,6 +145,7 @@ class CUECollator:
             said = [
                 self._add_caption(row, k, sample, place, kinds, texts, phrases)
                 for k in row.get("caption_index", range(len(row["caption"])))
+                if "text" in self.modalities
             ]
             compounds = self._compounds(said) if self.compounds else []
             self._show_part(row, shown, compounds)

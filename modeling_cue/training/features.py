@@ -100,10 +100,10 @@ def build_feature_store(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = sorted(set(texts), key=lambda text: (len(text), text))  # equal lengths together: little padding
-    columns = {"text": Dataset.from_dict({"text": texts})} | {
-        modality: dataset.select_columns([modality])
-        for modality in ("image", "audio", "video")
-        if modality in model.config.modalities and modality in dataset.column_names
+    columns = {
+        modality: Dataset.from_dict({"text": texts}) if modality == "text" else dataset.select_columns([modality])
+        for modality in model.config.modalities
+        if modality == "text" or modality in dataset.column_names
     }
     was_training = model.training
     model.eval()

@@ -56,6 +56,20 @@ class CUETrainer(Trainer):
             self.data_collator = ChunkedCollator(collator, self.args.train_batch_size)
         self._terms: dict[str, list[Tensor]] = defaultdict(list)
         self._started = False
+        self._processor = self.processing_class
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        # `Trainer` would write the tokenizer's special tokens into the configuration of the text tower, which says how
+        # that tower was pretrained, and would fail at a processor without a tokenizer: it is kept out of its sight.
+        self.processing_class = None
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.processing_class = self._processor
+
+    def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
+        self.processing_class = self._processor
+        return super()._inner_training_loop(batch_size, **kwargs)
 
     # ------------------------------------------------------------------ loss
 
