@@ -240,7 +240,10 @@ class CUECollator:
 
     def _load(self, row: dict[str, Any]) -> dict[str, Any]:
         if self.features is not None:
-            return {m: row["index"] for m in MEDIA if m in self.features.tables}
+            kept = [m for m in MEDIA if m in self.features.tables]
+            if lost := [m for m in kept if not self.features.has(m, row["index"])]:
+                raise MediaError(f"its {lost[0]} could not be read when the features of frozen towers were computed")
+            return dict.fromkeys(kept, row["index"])
         return {m: self.load_medium(m, row[m]) for m in MEDIA if m in self.modalities and row.get(m) is not None}
 
     def inputs(self, loaded: dict[str, list]) -> dict[str, Tensor]:

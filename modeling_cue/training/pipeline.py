@@ -197,7 +197,7 @@ def build_trainer(
                     mirror = "random" if data.mirror_images else "off"
                 else:
                     mirror = "average" if config.average_mirror else "off"
-                stores[split] = _features(cue, processor, dataset, data, training, mirror)
+                stores[split] = _features(cue, processor, dataset, data, training, mirror, rows.bad_rows)
                 kept = dataset.remove_columns([m for m in MEDIA if m in dataset.column_names])
                 splits[split] = kept.add_column("index", list(range(len(kept))))
     elif data.feature_cache:
@@ -236,6 +236,7 @@ def _features(
     data: DataArguments,
     training: CUETrainingArguments,
     mirror: str,
+    bad_rows: BadRows,
 ) -> FeatureStore:
     columns = dataset.select_columns([c for c in ("caption", "phrases") if c in dataset.column_names])
     texts = []
@@ -247,8 +248,9 @@ def _features(
     with training.main_process_first(desc="features of frozen towers"):
         cue.to(training.device)
         return build_feature_store(
-            cue, processor, dataset, texts, str(data.feature_cache), dtype=data.feature_dtype, mirror=mirror
-        )
+            cue, processor, dataset, texts, str(data.feature_cache),
+            dtype=data.feature_dtype, mirror=mirror, bad_rows=bad_rows,
+        )  # fmt: skip
 
 
 def train(trainer: CUETrainer) -> None:
