@@ -33,6 +33,17 @@ def test_the_media_of_a_checkpoint(folder, tmp_path_factory, model):
     assert columns(folder, "--model_name_or_path", str(checkpoint)) == expected
 
 
+def test_data_in_one_piece_is_cut_as_asked(tmp_path):
+    make_rows(("image",)).to_parquet(tmp_path / "all.parquet")
+    flags = ["--dataset_name", str(tmp_path / "all.parquet"), "--output_dir", "unused", "--image_encoder", "i"]
+    with pytest.raises(ValueError, match="no split 'validation'.*--split_sizes"):
+        model, data, _ = parse_arguments(flags)
+        load_data(data, model)
+    model, data, _ = parse_arguments([*flags, "--split_sizes", "1", "2"])
+    rows = load_data(data, model)
+    assert [len(rows.train), len(rows.validation), len(rows.test)] == [3, 1, 2]
+
+
 def test_model_and_processor_agree_on_frames(folder, names):
     flags = [f"--{modality}_encoder={name}" for modality, name in names.items()]
     arguments = parse_arguments(["--dataset_name", str(folder), "--output_dir", "unused", "--num_frames", "3", *flags])

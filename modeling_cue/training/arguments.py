@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,10 @@ class DataArguments:
     video_column: str | None = _flag(None, "Column of videos.")
     id_column: str | None = _flag(None, "Column of sample ids.")
     split_column: str | None = _flag(None, "Column that names the split of each row.")
+    split_sizes: list[int] = _flag(
+        [], "Images of validation and of test, such as: --split_sizes 1000 1000; for data that comes in one piece."
+    )
+    split_seed: int = _flag(0, "Decides what split_sizes makes: keep it through runs that are compared.")
     train_split: str = _flag("train", "Split to train on.")
     validation_split: str = _flag("validation", "Split to choose the best checkpoint on.")
     test_split: str | None = _flag("test", "Split that is read once, at the end; none to leave it out.")
@@ -177,16 +181,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold lines of the form 'name: value'; it holds {type(values).__name__}")
-    known = {f.name for kind in ARGUMENTS for f in fields(kind) if f.init}
+    known = {f.name: f for kind in ARGUMENTS for f in fields(kind) if f.init}
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; run_contrastive.py --help lists them all"
             raise ValueError(f"{path}: no argument is called {key!r}{hint}")
-    return {key: _plain(value) for key, value in values.items()}
+    return {key: _plain(value, known[key].default_factory is not MISSING) for key, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, several: bool) -> Any:
+    if several and not isinstance(value, list):  # `freeze: text`, as on the command line
+        value = [] if value is None else str(value).split()
     # YAML 1.1 reads 5e-5 as text: what argparse gets as text, it converts to the type of the argument.
     return value if value is None or isinstance(value, bool | list | dict) else str(value)
 
@@ -200,6 +206,10 @@ def _check(model: ModelArguments, data: DataArguments) -> None:
         raise ValueError(f"feature_dtype={data.feature_dtype!r} is not valid; it must be float32 or float16")
     if data.phrases_per_caption < 0:
         raise ValueError(f"phrases_per_caption={data.phrases_per_caption} is not valid; it must be zero or more")
+    # A file may hold them as text.
+    if len(data.split_sizes) not in (0, 2) or not all(str(size).isdecimal() for size in data.split_sizes):
+        raise ValueError(f"split_sizes={data.split_sizes} is not valid; it must be two numbers, of validation and test")
+    data.split_sizes = [int(size) for size in data.split_sizes]
     model.freeze = [modality for modality in model.freeze if modality != "none"]
     for modality in model.freeze:
         if modality not in ("text", "image", "audio", "video"):

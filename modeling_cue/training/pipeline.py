@@ -84,6 +84,8 @@ def load_data(data: DataArguments, model: ModelArguments) -> Data:
                 video_column=data.video_column,
                 id_column=data.id_column,
                 split_column=data.split_column,
+                split_sizes=tuple(data.split_sizes) or None,  # type: ignore[arg-type]
+                split_seed=data.split_seed,
                 check_counts=data.check_counts,
                 cache_dir=data.data_cache_dir,
                 bad_rows=bad_rows,
