@@ -11,9 +11,9 @@ from pathlib import Path
 from transformers import set_seed
 
 from modeling_cue.training.arguments import parse_arguments
+from modeling_cue.training.building import build_model
 from modeling_cue.training.pipeline import (
     announce,
-    build_model,
     build_trainer,
     evaluate_test,
     load_data,

@@ -48,7 +48,8 @@ def make_batch(samples: list[int]) -> dict:
     def kind(ids, requires=None, implies=None, words=None):
         empty = torch.zeros(len(ids), 0, dtype=torch.long)
         return {
-            "ids": ids, "key": 2 * ids + torch.arange(len(ids)) // n, "requires": empty if requires is None else requires,
+            "ids": ids, "key": 2 * ids + torch.arange(len(ids)) // n,
+            "requires": empty if requires is None else requires,
             "implies": empty if implies is None else implies, "words": empty if words is None else words,
         }  # fmt: skip
 

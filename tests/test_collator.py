@@ -87,7 +87,10 @@ def test_compounds_take_phrases_of_other_captions_in_training(processor):
 def test_many_long_captions_keep_a_key_for_every_phrase(processor):
     rows = make_rows(count=2).to_list()
     for index, row in enumerate(rows):
-        row |= {"index": index, "caption": [" and ".join(f"a red dog {k}" for k in range(70)), *["a dog and a cat"] * 70]}
+        row |= {
+            "index": index,
+            "caption": [" and ".join(f"a red dog {k}" for k in range(70)), *["a dog and a cat"] * 70],
+        }
     keys = CUECollator(processor, ALL, None)(rows)["rows"]["phrase"]["key"]
     assert len(keys) == 2 * (70 + 70 * 2)
     assert len(keys.unique()) == len(keys)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:
@@ -163,7 +164,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     if flags and not flags[0].startswith("-"):
         parser.set_defaults(**read_yaml(Path(flags.pop(0))))
     model, data, training = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
-    _check(model, data)
+    _check(model, data, training)
     return model, data, training
 
 
@@ -197,7 +198,7 @@ def _plain(value: Any, several: bool) -> Any:
     return value if value is None or isinstance(value, bool | list | dict) else str(value)
 
 
-def _check(model: ModelArguments, data: DataArguments) -> None:
+def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArguments) -> None:
     if data.captions_per_image not in ("1", "all"):
         raise ValueError(f"captions_per_image={data.captions_per_image!r} is not valid; it must be 1 or all")
     if data.on_bad_row not in ("raise", "skip"):
@@ -208,12 +209,20 @@ def _check(model: ModelArguments, data: DataArguments) -> None:
         raise ValueError(f"phrases_per_caption={data.phrases_per_caption} is not valid; it must be zero or more")
     # A file may hold them as text.
     if len(data.split_sizes) not in (0, 2) or not all(str(size).isdecimal() for size in data.split_sizes):
-        raise ValueError(f"split_sizes={data.split_sizes} is not valid; it must be two numbers, of validation and test")
+        raise ValueError(f"split_sizes={data.split_sizes} is not valid; it must be two numbers, validation and test")
     data.split_sizes = [int(size) for size in data.split_sizes]
     model.freeze = [modality for modality in model.freeze if modality != "none"]
     for modality in model.freeze:
         if modality not in ("text", "image", "audio", "video"):
             raise ValueError(f"freeze: {modality!r} is not valid; it must be text, image, audio, video or none")
+    if model.lora_rank and training.push_to_hub:
+        if not model.lora_merge:
+            raise ValueError(
+                "push_to_hub shares a model that loads by itself, and lora_rank saves an adapter beside its base: set "
+                "lora_merge too (--lora_merge true)"
+            )
+        # Checkpoints hold adapters: none may lie beside the merged model.
+        training.hub_strategy = HubStrategy.END
     for name in ("test_split", "feature_cache"):
         if str(getattr(data, name)).lower() == "none":
             setattr(data, name, None)

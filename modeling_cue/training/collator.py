@@ -20,7 +20,7 @@ from .rows import BadRows
 logger = logging.getLogger(__name__)
 
 MEDIA = ("image", "audio", "video")
-# A row number times the first, plus the number of the caption times the second, plus the place in the caption, names an
+# A row number times the first, plus the caption's number times the second, plus the place in the caption, names an
 # element of a kind for good.
 PLACES, PLACES_OF_CAPTION = 2**32, 2**16
 KEPT_TEXTS = 2**17  # captions and phrases of which the collator remembers what they say, some hundred bytes each

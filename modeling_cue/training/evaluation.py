@@ -65,8 +65,8 @@ def embed_dataset(
             columns = (e.cone.axis.float(), e.cone.radius.float(), keys[kind], e.ids, e.requires, e.implies, e.words)
             found.setdefault(kind, []).append(tuple(column.cpu() for column in columns))
     model.train(was_training)
-    kinds = agreed(found, (*KINDS, "parts_mean"), device)
-    return {kind: _unique(_everywhere(found.get(kind, [_nothing()]), device)) for kind in kinds}
+    anywhere = agreed(found, (*KINDS, "parts_mean"), device)
+    return {kind: _unique(_everywhere(found.get(kind, [_nothing()]), device)) for kind in anywhere}
 
 
 def _nothing() -> tuple[Tensor, ...]:

@@ -67,9 +67,9 @@ class CUETrainer(Trainer):
         finally:
             self.processing_class = self._processor
 
-    def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> Any:
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         self.processing_class = self._processor
-        return super()._inner_training_loop(batch_size, **kwargs)
+        return super()._inner_training_loop(*args, **kwargs)
 
     # ------------------------------------------------------------------ loss
 
