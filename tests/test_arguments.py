@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_cue.training.arguments import parse_arguments
+from modeling_cue.training.arguments import is_demo, parse_arguments
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -60,6 +60,20 @@ def test_bad_files(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         parse_arguments([write(tmp_path, text)])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "demo"),
+    [
+        ("", True),
+        ("--max_steps 2", True),
+        ("demo.yaml", False),
+        ("--dataset_name d", False),
+        ("--dataset-name=d", False),
+    ],
+)
+def test_without_a_file_and_without_data_it_is_the_demo(line, demo):
+    assert is_demo(line.split()) is demo
 
 
 def test_a_file_that_is_not_there():

@@ -150,6 +150,13 @@ class CUETrainingArguments(TrainingArguments):
 ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
 
 
+def is_demo(argv: Sequence[str]) -> bool:
+    """Whether a command line names neither a file nor data: data of the user's is no case for the demo's settings."""
+    if argv and not argv[0].startswith("-"):
+        return False
+    return not any(flag.split("=")[0].replace("-", "_") == "__dataset_name" for flag in argv)
+
+
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CUETrainingArguments]:
     """Arguments from `[CONFIG.yaml] [--flag value ...]`; flags win over the file. `none` in the file is YAML's null.
 

@@ -50,7 +50,8 @@ def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
         print(
             "This is the demo; on Flickr30k: accelerate launch run_contrastive.py configs/flickr30k.yaml", flush=True
         )
-    print(f"configuration {argv[0]}, results in {training.output_dir}", flush=True)
+    configuration = "by default" if argv[0].startswith("-") else argv[0]
+    print(f"configuration {configuration}, results in {training.output_dir}", flush=True)
 
 
 # ---------------------------------------------------------------------- data
