@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains a CUE: run_contrastive.py [CONFIG.yaml] [--flag value ...]; without a file, the demo.
+"""Trains a CUE: run_contrastive.py [CONFIG.yaml] [--flag value ...]; without a file and without data, the demo.
 
 python run_contrastive.py
 accelerate launch run_contrastive.py configs/flickr30k.yaml --output_dir runs/flickr30k
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from modeling_cue.training.arguments import parse_arguments
+from modeling_cue.training.arguments import is_demo, parse_arguments
+from modeling_cue.training.building import build_model
 from modeling_cue.training.pipeline import (
     announce,
-    build_model,
     build_trainer,
     evaluate_test,
     load_data,
@@ -26,7 +26,7 @@ DEMO = str(Path(__file__).parent / "configs" / "demo.yaml")
 
 def main(argv: list[str]) -> dict[str, float]:
     # 1. Arguments: a YAML file, and flags over it.
-    if not argv or argv[0].startswith("-"):
+    if is_demo(argv):
         argv = [DEMO, *argv]
     model_args, data_args, training_args = parse_arguments(argv)
     announce(argv, training_args)

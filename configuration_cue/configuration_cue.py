@@ -1,6 +1,7 @@
 """CUEConfig: every number that shapes a CUE checkpoint. Imports no torch."""
 
 import math
+from copy import copy
 from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -86,7 +87,7 @@ class CUEConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.poolers = dict(self.poolers or {})
+        self.poolers = copy(self.poolers or {})
         self.radius_init = {m: 1.0 if m == "text" else 0.1 for m in MODALITIES} | (self.radius_init or {})
         self.signed_sqrt = list(self.signed_sqrt)
         super().__post_init__(**kwargs)
@@ -141,9 +142,9 @@ class CUEConfig(PreTrainedConfig):
             refuse("logit_scale_init_value", "at most ln 100 = 4.6052")
         if not math.isfinite(self.containment_scale_init_value):
             refuse("containment_scale_init_value", "finite")
-        for modality, pooler in self.poolers.items():
-            if modality not in MODALITIES or pooler not in POOLERS:
-                refuse("poolers", f"a dict from {', '.join(MODALITIES)} to {', '.join(POOLERS)}")
+        known = isinstance(self.poolers, dict) and self.poolers.keys() <= set(MODALITIES)
+        if not known or not set(self.poolers.values()) <= set(POOLERS):
+            refuse("poolers", f"a dict from {', '.join(MODALITIES)} to {', '.join(POOLERS)}")
         if not set(self.signed_sqrt) <= set(MODALITIES):
             refuse("signed_sqrt", f"a list of {', '.join(MODALITIES)}")
         for modality, radius in self.radius_init.items():

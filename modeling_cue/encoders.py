@@ -144,6 +144,12 @@ FAMILIES = {
 }
 # Checkpoints of two towers: the half that a modality needs, by the name of its sub-config.
 HALVES = {("clip", "text"): "text_config", ("clip", "image"): "vision_config"}
+# The modalities that each way of running a tower reads.
+READS: dict[Callable[..., TowerOutput], tuple[str, ...]] = {
+    _run_text: ("text",),
+    _run_image: ("image", "video"),
+    _run_whisper: ("audio",),
+}
 _RUN_BY_MODALITY: dict[str, Callable[..., TowerOutput]] = {"text": _run_text, "image": _run_image, "video": _run_image}
 
 
@@ -151,10 +157,17 @@ def tower_family(config: PreTrainedConfig, modality: str) -> Family:
     """The family of a tower; one that is not in the table runs through `AutoModel` and names no habit.
 
     Raises:
-        ValueError: the tower has no tokens that CUE could pool for this modality.
+        ValueError: the tower reads another modality, or has no tokens that CUE could pool for this one.
     """
     if config.model_type in FAMILIES:
-        return FAMILIES[config.model_type]
+        family = FAMILIES[config.model_type]
+        if modality not in READS[family.run]:
+            fit = ", ".join(name for name, other in FAMILIES.items() if modality in READS[other.run])
+            raise ValueError(
+                f"a tower of family {config.model_type!r} reads {' and '.join(READS[family.run])}, not {modality}; "
+                f"for {modality} use a tower of {fit}"
+            )
+        return family
     if config.is_encoder_decoder or modality not in _RUN_BY_MODALITY:
         raise ValueError(
             f"a tower of family {config.model_type!r} cannot be pooled for {modality}; use a tower of one of "

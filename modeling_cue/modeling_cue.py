@@ -92,8 +92,11 @@ class CUEModel(CUEPreTrainedModel):
             config_fields: fields of [`CUEConfig`].
 
         Raises:
-            ValueError: no modality, an unknown encoder, or a tower that cannot be pooled.
+            ValueError: no modality, an unknown encoder, or a tower that cannot be pooled. TypeError: a field that the
+                configuration does not have.
         """
+        if unknown := sorted(config_fields.keys() - cls.config_class.__dataclass_fields__.keys()):
+            raise TypeError(f"CUEConfig has no field {', '.join(unknown)}: look at its documentation for their names")
         shared = video is not None and video in ("image", image)
         if shared and image is None:
             raise ValueError("video='image' needs an image encoder: give image=..., or a tower of its own for video")
@@ -277,7 +280,7 @@ class CUEModel(CUEPreTrainedModel):
 
     def freeze(self, modalities: Iterable[str]) -> None:
         """Freezes the towers of these modalities: no gradient, and eval mode (no dropout) from now on."""
-        for modality in modalities:
+        for modality in [modalities] if isinstance(modalities, str) else modalities:
             self._require(modality)
             getattr(self, self.tower_name(modality)).requires_grad_(False)
         self.train(self.training)

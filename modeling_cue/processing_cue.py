@@ -142,6 +142,8 @@ class CUEProcessor(ProcessorMixin):
             text_options: `padding`, `truncation`, `max_length` of the tokenizer; by default texts are padded to the
                 longest and cut at `max_text_length`.
 
+        Texts and sounds that are longer than their tower takes (30 s for Whisper) are cut.
+
         Returns:
             `input_ids`, `attention_mask` (N, L); `pixel_values` (N, 3, H, W); `input_features` (N, mels, frames) and
             `input_features_mask` (N, frames), 1 for real frames; `pixel_values_videos` (N, num_frames, 3, H, W).

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configuration_cue import CUEConfig
 from modeling_cue import CUEModel
-from modeling_cue.training.evaluation import embedded_kinds
+from modeling_cue.training.evaluation import embed_dataset, embedded_kinds
 from modeling_cue.training.gathering import gather_kinds, this_world
 from modeling_cue.training.grad_cache import Chunks, backward_in_chunks
 from modeling_cue.training.losses import LossWeights, compute_losses, total_loss
@@ -48,7 +48,8 @@ def make_batch(samples: list[int]) -> dict:
     def kind(ids, requires=None, implies=None, words=None):
         empty = torch.zeros(len(ids), 0, dtype=torch.long)
         return {
-            "ids": ids, "key": torch.arange(len(ids)), "requires": empty if requires is None else requires,
+            "ids": ids, "key": 2 * ids + torch.arange(len(ids)) // n,
+            "requires": empty if requires is None else requires,
             "implies": empty if implies is None else implies, "words": empty if words is None else words,
         }  # fmt: skip
 
@@ -124,8 +125,11 @@ def main(output: str) -> None:
     # Chunks of one sample: sample 3 has no image, and the second process has fewer of them.
     for size in (1, 2):
         results["chunks", size] = in_chunks([share[i : i + size] for i in range(0, len(share), size)], world)
-    if rank == 0:
-        torch.save(results, output)
+    # Of sample 3 alone the second process has no image.
+    batches = [[[0, 1, 2], [4, 5]], [[3]]][rank] if world > 1 else [list(range(SAMPLES))]
+    found = embed_dataset(make_model(), map(make_batch, batches), torch.device("cpu"), show_progress=False)
+    results["evaluation"] = {kind: (rows.ids, rows.cone.axis, rows.cone.radius) for kind, rows in found.items()}
+    torch.save(results, f"{output}.{rank}")
     if world > 1:
         dist.destroy_process_group()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modeling_cue.training.arguments import parse_arguments
+from modeling_cue.training.arguments import is_demo, parse_arguments
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -51,6 +51,8 @@ def test_every_configuration_of_the_repo_parses(path, monkeypatch):
         ("feature_dtype: int8", "it must be float32 or float16"),
         ("freeze: [smell]", "freeze: 'smell' is not valid; it must be text, image, audio, video or none"),
         ("containment_weight: -1", "containment_weight=-1.0 is not valid; it must be zero or more"),
+        ("split_sizes: [10]", "split_sizes=[10] is not valid; it must be two numbers"),
+        ("split_sizes: ten one", "split_sizes=['ten', 'one'] is not valid; it must be two numbers"),
         ("phrases_per_caption: -1", "it must be zero or more"),
     ],
 )
@@ -58,6 +60,20 @@ def test_bad_files(tmp_path, text, message):
     with pytest.raises(ValueError) as error:
         parse_arguments([write(tmp_path, text)])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "demo"),
+    [
+        ("", True),
+        ("--max_steps 2", True),
+        ("demo.yaml", False),
+        ("--dataset_name d", False),
+        ("--dataset-name=d", False),
+    ],
+)
+def test_without_a_file_and_without_data_it_is_the_demo(line, demo):
+    assert is_demo(line.split()) is demo
 
 
 def test_a_file_that_is_not_there():
@@ -68,6 +84,11 @@ def test_a_file_that_is_not_there():
 def test_an_unknown_flag():
     with pytest.raises(ValueError, match="--smell"):
         parse_arguments(["--smell", "1"])
+
+
+def test_a_file_may_hold_a_list_as_the_command_line_does(tmp_path):
+    model, data, _ = parse_arguments([write(tmp_path, "freeze: text image\nsplit_sizes: 10 20\nsigned_sqrt:\n")])
+    assert (model.freeze, data.split_sizes, model.signed_sqrt) == (["text", "image"], [10, 20], [])
 
 
 def test_none_takes_back_what_the_file_freezes(tmp_path):

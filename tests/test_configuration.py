@@ -53,6 +53,7 @@ def test_defaults_are_loadable():
         ("logit_scale_init_value", 5.0, "ln 100"),
         ("containment_scale_init_value", math.inf, "finite"),
         ("poolers", {"text": "maximum"}, "pooler_output, cls, mean, attention"),
+        ("poolers", "mean", "a dict from text, image, audio, video to"),
         ("poolers", {"smell": "mean"}, "text, image, audio, video"),
         ("radius_init", {"text": 4.0}, r"\(0, pi\)"),
         ("composition_dim", 30, "multiple of composition_heads=4"),

@@ -30,7 +30,7 @@ def results(tmp_path_factory):
     for worker in workers:
         _, errors = worker.communicate(timeout=300)
         assert worker.returncode == 0, errors
-    return torch.load(folder / "one.pt"), torch.load(folder / "two.pt")
+    return [torch.load(folder / name) for name in ("one.pt.0", "two.pt.0", "two.pt.1")]
 
 
 CASES = [(term, moves_axes) for term in TERMS for moves_axes in (False, True)]
@@ -38,7 +38,7 @@ CASES = [(term, moves_axes) for term in TERMS for moves_axes in (False, True)]
 
 @pytest.mark.parametrize("case", [*CASES, ("chunks", 1), ("chunks", 2)], ids=str)
 def test_two_processes_equal_one(results, case):
-    one, two = (result[case] for result in results)
+    one, two = (result[case] for result in results[:2])
     torch.testing.assert_close(two[0], one[0], rtol=1e-5, atol=1e-7)
     assert one[0] > 0
     flat_one, flat_two = (torch.cat([g[name].flatten() for name in sorted(one[1])]) for g in (one[1], two[1]))
@@ -50,4 +50,14 @@ def test_two_processes_equal_one(results, case):
 
 
 def test_every_term_is_covered(results):
-    assert {name for name, _ in results[0]} == {*TERMS, "chunks"}
+    assert {key[0] for key in results[0] if isinstance(key, tuple)} == {*TERMS, "chunks"}
+
+
+def test_two_processes_evaluate_what_one_does_though_one_lacks_a_kind(results):
+    one, *both = (result["evaluation"] for result in results)
+    assert list(one) == ["text", "phrase", "image", "composed", "parts_mean"]
+    for found in both:
+        assert list(found) == list(one)
+        for kind, columns in one.items():
+            for column, expected in zip(found[kind], columns, strict=True):
+                torch.testing.assert_close(column, expected, rtol=1e-5, atol=1e-6)

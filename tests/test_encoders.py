@@ -163,6 +163,13 @@ def test_a_family_that_cannot_be_pooled(tmp_path):
         CUEModel.from_encoders(text=str(tmp_path))
 
 
+@pytest.mark.parametrize(("family", "modality"), [("vit", "text"), ("bert", "image"), ("bert", "audio")])
+def test_a_tower_of_another_modality(encoders, family, modality):
+    reads = TOWERS[family].modality
+    with pytest.raises(ValueError, match=f"family '{family}' reads {reads}.*, not {modality}; for {modality} use"):
+        CUEModel.from_encoders(**{modality: str(encoders[family])})
+
+
 def test_a_pooler_that_the_tower_cannot_give():
     with pytest.raises(ValueError, match="'pooler_output' is not possible for text.*valid are mean, cls, attention"):
         tower_pooler(hf.BertConfig(), "text", "pooler_output")

@@ -199,8 +199,9 @@ def test_a_chunk_of_broken_rows_is_left_out(processor):
     collator = ChunkedCollator(CUECollator(processor, ALL, 2, bad_rows=bad), 2)
     assert len(collator(rows)["chunks"].batches) == 2
     assert bad.count == 2
+    assert len(collator(rows[:2])["chunks"].batches) == 1  # what was read before stands in
     with pytest.raises(EveryRowBroken, match="every row of this batch is broken"):
-        collator(rows[:2])
+        ChunkedCollator(CUECollator(processor, ALL, 2, bad_rows=bad), 2)(rows[:2])
 
 
 @pytest.mark.parametrize("size", [6, 3, 0])

@@ -77,6 +77,8 @@ def test_a_modality_that_the_model_does_not_have(encoders, inputs):
         model(pixel_values=inputs["pixel_values"])
     with pytest.raises(ValueError, match="no modality given"):
         CUEModel.from_encoders()
+    with pytest.raises(TypeError, match="CUEConfig has no field projection_dimension"):
+        CUEModel.from_encoders(text=str(encoders["bert"]), projection_dimension=16)
     with pytest.raises(ValueError, match="the configuration has no modality"):
         CUEModel(CUEConfig())
 
@@ -161,7 +163,8 @@ def test_logit_scale_is_clamped_to_100(model, inputs):
 
 
 def test_frozen_towers_have_no_gradient_and_no_dropout(model, inputs):
-    model.freeze(["text", "image"])
+    model.freeze("text")
+    model.freeze(["image"])
     model.train()
     assert not model.text_tower.training
     assert not model.image_tower.training

@@ -1,10 +1,13 @@
 """The steps of run_contrastive.py, where a whole run would say too little."""
 
 import pytest
+import torch
 from samples import make_rows
+from transformers import AutoModel
 
 from modeling_cue.training.arguments import parse_arguments
-from modeling_cue.training.pipeline import build_model, load_data
+from modeling_cue.training.building import build_model
+from modeling_cue.training.pipeline import build_trainer, load_data, save_and_share
 
 
 @pytest.fixture
@@ -14,6 +17,18 @@ def folder(tmp_path):
         named = rows.map(lambda row, split=split: {"id": f"{split} {row['id']}"})
         named.to_parquet(tmp_path / f"{split}.parquet")
     return tmp_path
+
+
+def steps(folder, output, *flags):
+    """A run of no training: its trainer, having saved."""
+    flags = ["--dataset_name", str(folder), "--output_dir", str(output), "--use_cpu", "true", *map(str, flags)]
+    flags += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    model_args, data_args, training_args = parse_arguments(flags)
+    rows = load_data(data_args, model_args)
+    model, processor = build_model(model_args, data_args, training_args, rows)
+    trainer = build_trainer(model, processor, rows, data_args, training_args)
+    save_and_share(trainer, {}, model_args, rows)
+    return trainer
 
 
 def columns(folder, *flags):
@@ -31,6 +46,78 @@ def test_the_media_of_a_checkpoint(folder, tmp_path_factory, model):
     model.config.save_pretrained(checkpoint)
     expected = {"image", "audio"} & set(model.config.modalities)
     assert columns(folder, "--model_name_or_path", str(checkpoint)) == expected
+
+
+def test_data_in_one_piece_is_cut_as_asked(tmp_path):
+    make_rows(("image",)).to_parquet(tmp_path / "all.parquet")
+    flags = ["--dataset_name", str(tmp_path / "all.parquet"), "--output_dir", "unused", "--image_encoder", "i"]
+    with pytest.raises(ValueError, match="no split 'validation'.*--split_sizes"):
+        model, data, _ = parse_arguments(flags)
+        load_data(data, model)
+    model, data, _ = parse_arguments([*flags, "--split_sizes", "1", "2"])
+    rows = load_data(data, model)
+    assert [len(rows.train), len(rows.validation), len(rows.test)] == [3, 1, 2]
+
+
+def test_model_and_processor_agree_on_frames(folder, names):
+    flags = [f"--{modality}_encoder={name}" for modality, name in names.items()]
+    arguments = parse_arguments(["--dataset_name", str(folder), "--output_dir", "unused", "--num_frames", "3", *flags])
+    model, processor = build_model(*arguments, load_data(arguments[1], arguments[0]))
+    assert model.config.num_frames == processor.num_frames == 3
+
+
+def test_an_adapter_loads_from_anywhere_goes_on_and_gives_way_to_a_whole_model(
+    folder, names, tmp_path_factory, monkeypatch
+):
+    output = tmp_path_factory.mktemp("lora")
+    monkeypatch.chdir(output)
+    towers = ("--text_encoder", names["text"], "--image_encoder", names["image"], "--projection_dim", "16")
+    trainer = steps(folder, "out", *towers, "--lora_rank", "2")
+    text = trainer.processing_class(text="a dog")
+    with torch.no_grad():
+        expected = trainer.model.eval()(**text).text_embeds
+        monkeypatch.chdir(folder)  # another place than that of the run
+        assert torch.equal(AutoModel.from_pretrained(output / "out").eval()(**text).text_embeds, expected)
+        on = steps(
+            folder, output / "on", "--model_name_or_path", output / "out", "--lora_rank", "2", "--freeze", "text"
+        )
+        assert torch.equal(on.model.eval()(**text).text_embeds, expected)
+
+        merged = steps(folder, output / "out", *towers, "--lora_rank", "2", "--lora_merge", "true", "--seed", "1")
+        assert not (output / "out" / "base").exists()
+        found = AutoModel.from_pretrained(output / "out").eval()(**text).text_embeds
+        assert torch.equal(found, merged.model.eval()(**text).text_embeds)
+        assert not torch.equal(found, expected)
+
+
+def test_a_checkpoint_decides_on_its_shape(folder, names, model, processor, tmp_path_factory, caplog):
+    output = tmp_path_factory.mktemp("cue")
+    model.save_pretrained(output / "cue")
+    processor.save_pretrained(output / "cue")
+    flags = ("--model_name_or_path", output / "cue", "--projection_dim", "99", "--freeze", "text")
+    assert steps(folder, output / "out", *flags).model.config.projection_dim == 16
+    assert "the checkpoint decides, in place of projection_dim" in caplog.text
+    for name, reason in ((names["text"], "is no CUE: name it as an encoder"), ("/no/where", "could not be loaded")):
+        with pytest.raises(ValueError, match=f"model_name_or_path={name!r} {reason}"):
+            steps(folder, output / "out", "--model_name_or_path", name)
+
+
+def test_towers_without_data_and_the_best_model_without_images_are_told(folder, names, tmp_path, caplog):
+    towers = ("--text_encoder", names["text"], "--audio_encoder", names["audio"], "--image_encoder", names["image"])
+    trainer = steps(folder, tmp_path / "out", *towers, "--video_encoder", "image")
+    assert "no column of video: that part of the model is neither trained nor evaluated" in caplog.text
+    assert trainer.args.metric_for_best_model == "rsum"
+    trainer = steps(folder, tmp_path / "out", *towers[:4])
+    assert trainer.args.metric_for_best_model == "t2a_R@1"
+    assert "rsum needs text and images" in caplog.text
+
+
+def test_an_adapter_is_not_shared_without_its_base():
+    flags = ["--push_to_hub", "true", "--lora_rank", "2", "--output_dir", "unused"]
+    with pytest.raises(ValueError, match="--lora_merge true"):
+        parse_arguments(flags)
+    # No checkpoint may put its adapter beside the merged model.
+    assert parse_arguments([*flags, "--lora_merge", "true"])[2].hub_strategy == "end"
 
 
 def test_without_an_encoder_the_error_says_what_to_name(folder):

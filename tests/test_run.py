@@ -87,7 +87,8 @@ def test_resume_and_best_model(encoders, data, tmp_path):
     arguments += ["--per_device_train_batch_size", "4", "--eval_strategy", "steps", "--eval_steps", "1"]
     arguments += ["--save_strategy", "steps", "--save_steps", "1", "--load_best_model_at_end", "true"]
     run(*arguments, folder=tmp_path)
-    run(*arguments, "--max_steps", "3", "--resume_from_checkpoint", "last", folder=tmp_path)
+    printed = run(*arguments, "--max_steps", "3", "--resume_from_checkpoint", "last", folder=tmp_path)
+    assert printed.count("'loss'") == 1  # two of the three steps are not taken again
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 3
     assert [log["step"] for log in state["log_history"] if "loss" in log] == [1, 2, 3]

@@ -5,16 +5,18 @@ import json
 
 import pytest
 import torch
+from datasets import Dataset
 from samples import make_rows
 
-from modeling_cue import CUEModel
+from modeling_cue import CUEModel, CUEProcessor
 from modeling_cue.media_image import load_image
 from modeling_cue.training.arguments import CUETrainingArguments
 from modeling_cue.training.collator import CUECollator
 from modeling_cue.training.features import build_feature_store
 from modeling_cue.training.lora import add_lora, load_lora
 from modeling_cue.training.pairs import CaptionPairs
-from modeling_cue.training.phrases import split_phrases
+from modeling_cue.training.phrases import hash_id, split_phrases
+from modeling_cue.training.rows import BadRowError, BadRows
 from modeling_cue.training.trainer import CUETrainer
 
 # A few steps of tiny towers hardly move the radii.
@@ -68,6 +70,23 @@ def test_evaluation_does_not_depend_on_the_batch(model, processor, tmp_path):
     for name in few:
         if not name.endswith(("runtime", "per_second")):
             assert few[name] == pytest.approx(many[name], abs=1e-5), name
+
+
+def test_a_model_without_text_and_a_text_tower_left_as_it_is(model, processor, names, tmp_path):
+    pair = {"image": names["image"], "audio": names["audio"]}
+    wordless = CUEModel.from_encoders(**pair, projection_dim=16, composition_dim=16)
+    trainer = make_trainer(wordless, CUEProcessor.from_encoders(**pair), tmp_path, ("image", "audio"))
+    for collator in (trainer.data_collator, trainer.eval_collator):
+        collator.processor, collator.modalities = trainer.processing_class, ("image", "audio")
+    trainer.train()
+    assert "eval_i2a_R@1" in trainer.evaluate()
+
+    model.config.text_config.pad_token_id = 7
+    trainer = make_trainer(model, processor, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    assert model.config.text_config.pad_token_id == 7
+    assert trainer.processing_class is processor
+    assert (tmp_path / "checkpoint-1" / "processor_config.json").is_file()
 
 
 def test_best_model_and_resume(model, processor, tmp_path):
@@ -194,6 +213,24 @@ def test_the_cache_is_read_and_any_change_makes_another(model, processor, tmp_pa
         next(model.image_tower.parameters()).add_(1e-3)
     build_feature_store(model, processor, rows, ["a dog"], tmp_path)
     assert len(list(tmp_path.iterdir())) == 5  # another image tower
+
+
+def test_a_broken_row_has_no_features_and_is_met_by_its_id(model, processor, tmp_path):
+    model.freeze(ALL)
+    rows = make_rows(("image",)).to_list()
+    rows[2]["image"]["bytes"] = b"no picture"
+    rows = Dataset.from_list(rows)
+    with pytest.raises(BadRowError, match="sample 2"):
+        build_feature_store(model, processor, rows, ["a dog"], tmp_path / "cache")
+    texts = [t for row in rows for c in row["caption"] for t in (c, *split_phrases(c))]
+    for _ in range(2):  # the second time from the disk
+        bad_rows = BadRows("skip")
+        store = build_feature_store(model, processor, rows, texts, tmp_path / "cache", bad_rows=bad_rows)
+        collator = CUECollator(processor, ALL, None, store, bad_rows)
+        batch = collator([{**row, "index": i} for i, row in enumerate(rows)])
+        assert len(batch["model"]["image_features"]) == 5
+        assert hash_id("sample 2") not in batch["rows"]["image"]["ids"]
+        assert bad_rows.count == 1
 
 
 def test_lora_trains_adapters_and_heads_and_comes_back(model, processor, tmp_path):

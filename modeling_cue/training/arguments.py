@@ -2,13 +2,14 @@
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:
@@ -66,6 +67,10 @@ class DataArguments:
     video_column: str | None = _flag(None, "Column of videos.")
     id_column: str | None = _flag(None, "Column of sample ids.")
     split_column: str | None = _flag(None, "Column that names the split of each row.")
+    split_sizes: list[int] = _flag(
+        [], "Images of validation and of test, such as: --split_sizes 1000 1000; for data that comes in one piece."
+    )
+    split_seed: int = _flag(0, "Decides what split_sizes makes: keep it through runs that are compared.")
     train_split: str = _flag("train", "Split to train on.")
     validation_split: str = _flag("validation", "Split to choose the best checkpoint on.")
     test_split: str | None = _flag("test", "Split that is read once, at the end; none to leave it out.")
@@ -145,6 +150,13 @@ class CUETrainingArguments(TrainingArguments):
 ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
 
 
+def is_demo(argv: Sequence[str]) -> bool:
+    """Whether a command line names neither a file nor data: data of the user's is no case for the demo's settings."""
+    if argv and not argv[0].startswith("-"):
+        return False
+    return not any(flag.split("=")[0].replace("-", "_") == "__dataset_name" for flag in argv)
+
+
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CUETrainingArguments]:
     """Arguments from `[CONFIG.yaml] [--flag value ...]`; flags win over the file. `none` in the file is YAML's null.
 
@@ -159,7 +171,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     if flags and not flags[0].startswith("-"):
         parser.set_defaults(**read_yaml(Path(flags.pop(0))))
     model, data, training = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
-    _check(model, data)
+    _check(model, data, training)
     return model, data, training
 
 
@@ -177,21 +189,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold lines of the form 'name: value'; it holds {type(values).__name__}")
-    known = {f.name for kind in ARGUMENTS for f in fields(kind) if f.init}
+    known = {f.name: f for kind in ARGUMENTS for f in fields(kind) if f.init}
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; run_contrastive.py --help lists them all"
             raise ValueError(f"{path}: no argument is called {key!r}{hint}")
-    return {key: _plain(value) for key, value in values.items()}
+    return {key: _plain(value, known[key].default_factory is not MISSING) for key, value in values.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, several: bool) -> Any:
+    if several and not isinstance(value, list):  # `freeze: text`, as on the command line
+        value = [] if value is None else str(value).split()
     # YAML 1.1 reads 5e-5 as text: what argparse gets as text, it converts to the type of the argument.
     return value if value is None or isinstance(value, bool | list | dict) else str(value)
 
 
-def _check(model: ModelArguments, data: DataArguments) -> None:
+def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArguments) -> None:
     if data.captions_per_image not in ("1", "all"):
         raise ValueError(f"captions_per_image={data.captions_per_image!r} is not valid; it must be 1 or all")
     if data.on_bad_row not in ("raise", "skip"):
@@ -200,10 +214,22 @@ def _check(model: ModelArguments, data: DataArguments) -> None:
         raise ValueError(f"feature_dtype={data.feature_dtype!r} is not valid; it must be float32 or float16")
     if data.phrases_per_caption < 0:
         raise ValueError(f"phrases_per_caption={data.phrases_per_caption} is not valid; it must be zero or more")
+    # A file may hold them as text.
+    if len(data.split_sizes) not in (0, 2) or not all(str(size).isdecimal() for size in data.split_sizes):
+        raise ValueError(f"split_sizes={data.split_sizes} is not valid; it must be two numbers, validation and test")
+    data.split_sizes = [int(size) for size in data.split_sizes]
     model.freeze = [modality for modality in model.freeze if modality != "none"]
     for modality in model.freeze:
         if modality not in ("text", "image", "audio", "video"):
             raise ValueError(f"freeze: {modality!r} is not valid; it must be text, image, audio, video or none")
+    if model.lora_rank and training.push_to_hub:
+        if not model.lora_merge:
+            raise ValueError(
+                "push_to_hub shares a model that loads by itself, and lora_rank saves an adapter beside its base: set "
+                "lora_merge too (--lora_merge true)"
+            )
+        # Checkpoints hold adapters: none may lie beside the merged model.
+        training.hub_strategy = HubStrategy.END
     for name in ("test_split", "feature_cache"):
         if str(getattr(data, name)).lower() == "none":
             setattr(data, name, None)

@@ -1,5 +1,6 @@
 """From rows to a batch: decodes media, draws phrases, and notes what is true of what."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,9 +17,12 @@ from .features import FeatureStore
 from .phrases import hash_id, normalise, split_phrases, words
 from .rows import BadRows
 
+logger = logging.getLogger(__name__)
+
 MEDIA = ("image", "audio", "video")
-# A row number times this, plus the place in the row, names an element of a kind for good.
-PLACES = 4096
+# A row number times the first, plus the caption's number times the second, plus the place in the caption, names an
+# element of a kind for good.
+PLACES, PLACES_OF_CAPTION = 2**32, 2**16
 KEPT_TEXTS = 2**17  # captions and phrases of which the collator remembers what they say, some hundred bytes each
 MORE_PARTS = 2  # of a row's other captions, at most, in a compound
 
@@ -27,7 +31,9 @@ class EveryRowBroken(MediaError):
     """A batch of which no row could be read."""
 
     def __init__(self) -> None:
-        super().__init__("every row of this batch is broken: look at the rows reported above")
+        super().__init__(
+            "every row of this batch is broken, and none was read before it: look at the rows reported above"
+        )
 
 
 class _Part(NamedTuple):
@@ -88,22 +94,44 @@ class CUECollator:
         self.bad_rows = bad_rows or BadRows("raise")
         self.mirror_images = mirror_images
         self.compounds = compounds
+        self._read: dict[str, Any] | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return self.batch(rows)
+        except EveryRowBroken:
+            return self.stand_in()
+
+    def stand_in(self) -> dict[str, Any]:
+        """The row that was read last once more, where a step needs a batch and all its rows are broken.
+
+        Every process must take every step, and evaluation counts a row that comes twice once.
+        """
+        if self._read is None:
+            raise EveryRowBroken
+        logger.warning("every row of a batch is broken: row %r stands in for it", self._read["id"])
+        return self.batch([self._read])
+
+    def batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of the rows that can be read.
+
+        Raises:
+            EveryRowBroken: there are none. BadRowError: one is broken and `bad_rows` says to stop.
+        """
         kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, "composed")}
         texts: list[str] = []
         phrases: list[str] = []
         media: dict[str, list] = {modality: [] for modality in MEDIA}
         shown: dict[str, list] = {modality: [] for modality in MEDIA}  # media that are parts of compounds
         parts: list[list[tuple[str, int]]] = []  # per compound, kind and place of its parts
-        read = 0
+        last = None
         for number, row in enumerate(rows):
             try:
                 loaded = self._load(row)
             except MediaError as error:
                 self.bad_rows.report(row["id"], str(error))
                 continue
-            read += 1
+            last = row
             sample, place = hash_id(row["id"]), row.get("index", number) * PLACES
             truth = row.get("facts")
             for modality, value in loaded.items():
@@ -117,6 +145,7 @@ class CUECollator:
             said = [
                 self._add_caption(row, k, sample, place, kinds, texts, phrases)
                 for k in row.get("caption_index", range(len(row["caption"])))
+                if "text" in self.modalities
             ]
             compounds = self._compounds(said) if self.compounds else []
             self._show_part(row, shown, compounds)
@@ -125,8 +154,9 @@ class CUECollator:
                 required = {fact for part in compound for fact in part.requires}
                 composed_of = {word for part in compound for word in part.words}
                 kinds["composed"].add(sample, place + k, requires=required, words=composed_of)
-        if not read:
+        if last is None:
             raise EveryRowBroken
+        self._read = last
 
         inputs = self._inputs(texts + phrases, {m: media[m] + shown[m] for m in MEDIA})
         if parts:
@@ -165,7 +195,7 @@ class CUECollator:
         parts = []
         for place_in_caption, p in enumerate(drawn):
             said_here = () if generated else _says(own[p])[1]
-            key = place + 64 * (k + 1) + place_in_caption
+            key = place + PLACES_OF_CAPTION * k + place_in_caption
             kinds["phrase"].add(sample, key, requires=[facts[p]], words=said_here)
             parts.append(_Part("phrase", len(phrases), (facts[p],), said_here))
             phrases.append(own[p])
@@ -210,7 +240,10 @@ class CUECollator:
 
     def _load(self, row: dict[str, Any]) -> dict[str, Any]:
         if self.features is not None:
-            return {m: row["index"] for m in MEDIA if m in self.features.tables}
+            kept = [m for m in MEDIA if m in self.features.tables]
+            if lost := [m for m in kept if not self.features.has(m, row["index"])]:
+                raise MediaError(f"its {lost[0]} could not be read when the features of frozen towers were computed")
+            return dict.fromkeys(kept, row["index"])
         return {m: self.load_medium(m, row[m]) for m in MEDIA if m in self.modalities and row.get(m) is not None}
 
     def inputs(self, loaded: dict[str, list]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..cones import Cone
-from .gathering import gather_rows
+from .gathering import agreed, gather_rows
 from .relations import KINDS, Embedded
 
 
@@ -45,7 +45,8 @@ def embed_dataset(
 ) -> dict[str, Embedded]:
     """Embeds every batch of every process; on all processes returns the same rows, float32 on the CPU.
 
-    Rows that a sampler repeated to make processes even are counted once; the order is that of the data set.
+    Rows that a sampler repeated to make processes even are counted once; the order is that of the data set. A kind may
+    be missing in some processes.
     """
     was_training = model.training
     model.eval()
@@ -64,7 +65,14 @@ def embed_dataset(
             columns = (e.cone.axis.float(), e.cone.radius.float(), keys[kind], e.ids, e.requires, e.implies, e.words)
             found.setdefault(kind, []).append(tuple(column.cpu() for column in columns))
     model.train(was_training)
-    return {kind: _unique(_everywhere(chunks, device)) for kind, chunks in found.items()}
+    anywhere = agreed(found, (*KINDS, "parts_mean"), device)
+    return {kind: _unique(_everywhere(found.get(kind, [_nothing()]), device)) for kind in anywhere}
+
+
+def _nothing() -> tuple[Tensor, ...]:
+    """The columns of a kind of which this process has no row; gathering brings them to the width of the others."""
+    floats, ids = torch.zeros(0), torch.zeros(0, dtype=torch.long)
+    return floats.view(0, 0), floats, ids, ids, ids.view(0, 0), ids.view(0, 0), ids.view(0, 0)
 
 
 def _everywhere(chunks: list[tuple[Tensor, ...]], device: torch.device) -> list[Tensor]:

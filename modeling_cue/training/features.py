@@ -7,6 +7,7 @@ file that was cut off half-way is never read.
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +22,13 @@ from torch import Tensor
 
 from ..encoders import average_views, hidden_size
 from ..media_audio import load_audio
+from ..media_files import MediaError
 from ..media_image import load_image
 from ..media_video import load_video
 from .phrases import hash_id
+from .rows import BadRows
+
+logger = logging.getLogger(__name__)
 
 
 class FeatureTable:
@@ -63,6 +68,10 @@ class FeatureStore:
         self.tables, self.mirror = tables, mirror
         self._text_row = {hash_id(text): i for i, text in enumerate(texts)}
 
+    def has(self, modality: str, row: int) -> bool:
+        """False where the medium of this row could not be read when features were computed."""
+        return len(self.tables[modality].rows[row]) > 0
+
     def text(self, texts: Iterable[str]) -> tuple[Tensor, Tensor | None]:
         return self.tables["text"].batch([self._text_row[hash_id(text)] for text in texts])
 
@@ -87,6 +96,7 @@ def build_feature_store(
     dtype: str = "float32",
     mirror: str = "off",
     batch_size: int = 64,
+    bad_rows: BadRows | None = None,
 ) -> FeatureStore:
     """Runs the frozen towers of `model` over `dataset` and `texts`, or reads what an earlier run kept in `folder`.
 
@@ -96,20 +106,34 @@ def build_feature_store(
         mirror: "off", or keeps the features of each image's mirror image too: "random" for training, "average" for
             evaluation; see `FeatureStore`.
         dtype: float32 gives the towers' own numbers back; float16 halves the file and rounds to 11 bits.
+        bad_rows: what a row does whose medium cannot be read; one that is skipped has no features, and whoever meets
+            it counts it.
+
+    Raises:
+        BadRowError: a row is broken and `bad_rows` says to stop, as it does by default.
     """
+    bad_rows = bad_rows or BadRows("raise")
+    names = dataset["id"]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = sorted(set(texts), key=lambda text: (len(text), text))  # equal lengths together: little padding
-    columns = {"text": Dataset.from_dict({"text": texts})} | {
-        modality: dataset.select_columns([modality])
-        for modality in ("image", "audio", "video")
-        if modality in model.config.modalities and modality in dataset.column_names
+    columns = {
+        modality: Dataset.from_dict({"text": texts}) if modality == "text" else dataset.select_columns([modality])
+        for modality in model.config.modalities
+        if modality == "text" or modality in dataset.column_names
     }
     was_training = model.training
     model.eval()
-    tables = {m: _table(model, processor, m, column, folder, dtype, batch_size) for m, column in columns.items()}
+
+    def report(row: int, error: MediaError) -> None:
+        if bad_rows.policy == "raise":
+            bad_rows.report(names[row], str(error))
+        logger.warning("no features of row %r: %s", names[row], error)
+
+    common = (folder, dtype, batch_size, report)
+    tables = {m: _table(model, processor, m, column, *common) for m, column in columns.items()}
     if mirror != "off" and "image" in columns:
-        tables["mirror"] = _table(model, processor, "image", columns["image"], folder, dtype, batch_size, mirror=True)
+        tables["mirror"] = _table(model, processor, "image", columns["image"], *common, mirror=True)
     model.train(was_training)
     return FeatureStore(tables, texts, mirror)
 
@@ -122,21 +146,33 @@ def _table(
     folder: Path,
     dtype: str,
     batch_size: int,
+    report: Callable[[int, MediaError], None],
     mirror: bool = False,
 ) -> FeatureTable:
-    prepare = _preparers(processor)["mirror" if mirror else modality]
+    argument, load = _loaders(processor)["mirror" if mirror else modality]
+    rate = {"sampling_rate": processor.feature_extractor.sampling_rate} if modality == "audio" else {}
 
-    def encode(batch: dict[str, list]) -> dict[str, list]:
-        inputs = prepare(batch[modality]).to(model.device)
-        with torch.no_grad():
-            features, mask = model.view_features(modality, *inputs.values())
-        rows = features.float().cpu().numpy().astype(dtype)
-        kept = None if mask is None else mask.cpu().numpy()
-        return {"features": [(row if kept is None else row[kept[i]]).reshape(-1) for i, row in enumerate(rows)]}
+    def encode(batch: dict[str, list], rows: list[int]) -> dict[str, list]:
+        loaded = {}
+        for row, value in zip(rows, batch[modality], strict=True):
+            try:
+                loaded[row] = load(value)
+            except MediaError as error:
+                report(row, error)
+        found = dict.fromkeys(rows, np.zeros(0, dtype))
+        if loaded:
+            inputs = processor(**{argument: list(loaded.values())}, **rate).to(model.device)
+            with torch.no_grad():
+                features, mask = model.view_features(modality, *inputs.values())
+            values = features.float().cpu().numpy().astype(dtype)
+            kept = [slice(None)] * len(values) if mask is None else mask.cpu().numpy()
+            found |= {row: v[seen].reshape(-1) for row, v, seen in zip(loaded, values, kept, strict=True)}
+        return {"features": list(found.values())}
 
     key = _key(model, processor, modality, column, dtype) + ("-mirror" if mirror else "")
     cached = column.map(
         encode,
+        with_indices=True,
         batched=True,
         batch_size=batch_size,
         writer_batch_size=batch_size,
@@ -151,17 +187,14 @@ def _table(
     return FeatureTable(cached, hidden_size(model.config.tower_config(modality)), tokens)
 
 
-def _preparers(processor: Any) -> dict[str, Callable[[list], Any]]:
-    def audio(values: list) -> Any:
-        rate = processor.feature_extractor.sampling_rate
-        return processor(audio=[load_audio(value, rate) for value in values], sampling_rate=rate)
-
+def _loaders(processor: Any) -> dict[str, tuple[str, Callable[[Any], Any]]]:
+    """By modality: the argument of the processor that takes it, and what reads a row's value for it."""
     return {
-        "text": lambda values: processor(text=values),
-        "image": lambda values: processor(images=[load_image(value) for value in values]),
-        "mirror": lambda values: processor(images=[ImageOps.mirror(load_image(value)) for value in values]),
-        "audio": audio,
-        "video": lambda values: processor(videos=[load_video(value, processor.num_frames) for value in values]),
+        "text": ("text", str),
+        "image": ("images", load_image),
+        "mirror": ("images", lambda value: ImageOps.mirror(load_image(value))),
+        "audio": ("audio", lambda value: load_audio(value, processor.feature_extractor.sampling_rate)),
+        "video": ("videos", lambda value: load_video(value, processor.num_frames)),
     }
 
 

@@ -1,5 +1,6 @@
 """Gathering rows across processes, with gradient."""
 
+from collections.abc import Container, Sequence
 from typing import Any
 
 import torch
@@ -52,6 +53,15 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return torch.cat([block[:count] for block, count in zip(gathered, rows, strict=True)])
 
 
+def agreed(here: Container[str], names: Sequence[str], device: torch.device) -> list[str]:
+    """Those of `names` that are among `here` in any process, in the order of `names`: the same in all processes."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return [name for name in names if name in here]
+    there = torch.tensor([name in here for name in names], dtype=torch.int32, device=device)
+    dist.all_reduce(there, dist.ReduceOp.MAX)
+    return [name for name, anywhere in zip(names, there.tolist(), strict=True) if anywhere]
+
+
 def gather_kinds(embedded: dict[str, Embedded]) -> tuple[dict[str, Embedded], dict[str, Embedded]]:
     """The rows of this process and of all processes by kind, the latter with gradient.
 
@@ -60,9 +70,7 @@ def gather_kinds(embedded: dict[str, Embedded]) -> tuple[dict[str, Embedded], di
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return embedded, embedded
     some = next(iter(embedded.values()))
-    here = torch.tensor([kind in embedded for kind in KINDS], dtype=torch.int32, device=some.ids.device)
-    dist.all_reduce(here, dist.ReduceOp.MAX)
-    kinds = [kind for kind, anywhere in zip(KINDS, here.tolist(), strict=True) if anywhere]
+    kinds = agreed(embedded, KINDS, some.ids.device)
     local = {kind: embedded[kind] if kind in embedded else _empty_like(some) for kind in kinds}
     return local, {kind: _gather_embedded(rows) for kind, rows in local.items()}
 

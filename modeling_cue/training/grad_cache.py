@@ -48,12 +48,10 @@ class ChunkedCollator:
         batches = []
         for start in range(0, len(rows), self.chunk_size):
             try:
-                batches.append(self.collator(rows[start : start + self.chunk_size]))
+                batches.append(self.collator.batch(rows[start : start + self.chunk_size]))
             except EveryRowBroken:
                 continue
-        if not batches:
-            raise EveryRowBroken
-        return {"chunks": Chunks(batches)}
+        return {"chunks": Chunks(batches or [self.collator.stand_in()])}
 
 
 def backward_in_chunks(

@@ -1,5 +1,6 @@
 """LoRA adapters in the towers, through peft: heads and composition train whole beside them."""
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from ..modeling_cue import CUEModel
 
@@ -34,7 +36,8 @@ def add_lora(model: CUEModel, *, rank: int, alpha: int, dropout: float, base: st
         if not name.endswith("_tower") and any(weight.requires_grad for weight in part.parameters())
     ]
     model.save_pretrained(base)
-    model.name_or_path = str(base)
+    # In full: the adapter is loaded from other working directories too.
+    model.name_or_path = str(Path(base).resolve())
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole, bias="none"
     )
@@ -45,6 +48,19 @@ def add_lora(model: CUEModel, *, rank: int, alpha: int, dropout: float, base: st
         raise ValueError(f"LoRA found nothing to adapt in {towers}: {error}") from error
 
 
+def is_adapter(folder: str | Path) -> bool:
+    """Whether the folder is one that training with LoRA left."""
+    return (Path(folder) / CONFIG_NAME).is_file()
+
+
+def forget_adapter(folder: Path, and_base: bool) -> None:
+    """Removes an adapter from a folder that gets a whole model: `AutoModel` would load the adapter in its place."""
+    for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+        (folder / name).unlink(missing_ok=True)
+    if and_base:
+        shutil.rmtree(folder / BASE_FOLDER, ignore_errors=True)
+
+
 def load_lora(folder: str | Path, **kwargs: Any) -> CUEModel:
     """A CUE from a folder that training with LoRA left: base and adapter, merged.
 
@@ -52,11 +68,12 @@ def load_lora(folder: str | Path, **kwargs: Any) -> CUEModel:
         ValueError: the folder holds no adapter beside its base.
     """
     folder = Path(folder)
-    if not (folder / "adapter_config.json").is_file() or not (folder / BASE_FOLDER).is_dir():
+    if not is_adapter(folder) or not (folder / BASE_FOLDER).is_dir():
         raise ValueError(f"{folder} holds no LoRA adapter with its {BASE_FOLDER}/ folder: load it with AutoModel")
     base = CUEModel.from_pretrained(folder / BASE_FOLDER, **kwargs)
     with _renaming_ignored():
-        return PeftModel.from_pretrained(base, folder).merge_and_unload()
+        # What was frozen under the adapter may be trained again.
+        return PeftModel.from_pretrained(base, folder).merge_and_unload().requires_grad_(True)
 
 
 @contextmanager

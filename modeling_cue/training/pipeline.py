@@ -1,6 +1,5 @@
 """The steps of `run_contrastive.py`, one function each."""
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -8,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from transformers.trainer_utils import get_last_checkpoint
 
 from configuration_cue import CUEConfig
 
-from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
+from .building import checkpoint_config
 from .collator import CUECollator, row_phrases
 from .data import load_rows
-from .demo import build_demo, demo_report
+from .demo import demo_report
 from .features import FeatureStore, build_feature_store
-from .lora import BASE_FOLDER, add_lora
+from .lora import forget_adapter
+from .losses import LETTERS
 from .pairs import CaptionPairs, caption_pairs
 from .report import format_table
 from .rows import BadRows
@@ -51,7 +50,8 @@ def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
         print(
             "This is the demo; on Flickr30k: accelerate launch run_contrastive.py configs/flickr30k.yaml", flush=True
         )
-    print(f"configuration {argv[0]}, results in {training.output_dir}", flush=True)
+    configuration = "by default" if argv[0].startswith("-") else argv[0]
+    print(f"configuration {configuration}, results in {training.output_dir}", flush=True)
 
 
 # ---------------------------------------------------------------------- data
@@ -84,6 +84,8 @@ def load_data(data: DataArguments, model: ModelArguments) -> Data:
                 video_column=data.video_column,
                 id_column=data.id_column,
                 split_column=data.split_column,
+                split_sizes=tuple(data.split_sizes) or None,  # type: ignore[arg-type]
+                split_seed=data.split_seed,
                 check_counts=data.check_counts,
                 cache_dir=data.data_cache_dir,
                 bad_rows=bad_rows,
@@ -94,79 +96,9 @@ def load_data(data: DataArguments, model: ModelArguments) -> Data:
 def _media(model: ModelArguments) -> tuple[str, ...]:
     """The media that the model will have: columns of others are never read."""
     if model.model_name_or_path:
-        modalities = CUEConfig.from_pretrained(model.model_name_or_path).modalities
+        modalities = checkpoint_config(model.model_name_or_path).modalities
         return tuple(m for m in MEDIA if m in modalities)
     return tuple(m for m in MEDIA if getattr(model, f"{m}_encoder")) or MEDIA
-
-
-# ---------------------------------------------------------------------- model
-
-
-def build_model(
-    model: ModelArguments, data: DataArguments, training: CUETrainingArguments, rows: Data
-) -> tuple[Any, CUEProcessor]:
-    """Model and processor from a checkpoint, from encoders, or the demo's tiny towers; frozen and adapted as asked."""
-    names: dict[str, Any] = {m: getattr(model, f"{m}_encoder") for m in ("text", "image", "audio", "video")}
-    if model.model_name_or_path:
-        cue = CUEModel.from_pretrained(
-            model.model_name_or_path, attn_implementation=model.attn_implementation, dtype=torch.float32
-        )
-        processor = CUEProcessor.from_pretrained(model.model_name_or_path)
-    elif any(names.values()):
-        cue, processor = _from_encoders(names, model)
-    elif data.dataset_name == "scenes":
-        texts = (
-            text for row in rows.train for text in (*row["caption"], *(p for line in row["phrases"] for p in line))
-        )
-        cue, processor = build_demo(texts, **_config_fields(model))
-    else:
-        raise ValueError(
-            "no encoder named: set text_encoder and image_encoder (audio_encoder, video_encoder), or "
-            "model_name_or_path"
-        )
-    cue.freeze(model.freeze)
-    if not training.composition_weight:
-        cue.composition.requires_grad_(False)  # its loss counts for nothing, and nothing is composed in training
-    if training.torch_compile and training.should_log:
-        logger.info("torch_compile is on: the first steps compile")
-    if model.lora_rank:
-        base = Path(training.output_dir or ".") / BASE_FOLDER
-        cue = add_lora(cue, rank=model.lora_rank, alpha=model.lora_alpha, dropout=model.lora_dropout, base=base)
-    return cue, processor
-
-
-def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEModel, CUEProcessor]:
-    kwargs: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
-    if model.attn_implementation:
-        kwargs["attn_implementation"] = model.attn_implementation
-    cue = CUEModel.from_encoders(
-        **names, encoder_kwargs=kwargs, crop_audio=not model.pad_audio_to_30s, **_config_fields(model)
-    )
-    settings: dict[str, Any] = {"num_frames": model.num_frames, "whole_image": model.whole_image}
-    if model.text_prefix is not None:
-        settings["text_prefix"] = model.text_prefix
-    if model.max_text_length is not None:
-        settings["max_text_length"] = model.max_text_length
-    if model.pad_audio_to_30s:
-        settings["audio_padding"] = "max_length"
-    return cue, CUEProcessor.from_encoders(**names, **settings)
-
-
-def _config_fields(model: ModelArguments) -> dict[str, Any]:
-    poolers = {m: getattr(model, f"{m}_pooler") for m in ("text", "image", "audio")}
-    fields = {
-        "projection_dim": model.projection_dim,
-        "average_mirror": model.average_mirror,
-        "poolers": {m: pooler for m, pooler in poolers.items() if pooler},
-        "pooler_queries": model.pooler_queries,
-        "head_hidden_dim": model.head_hidden_dim,
-        "head_dropout": model.head_dropout,
-        "token_dropout": model.token_dropout,
-        "signed_sqrt": model.signed_sqrt,
-    }
-    if model.logit_scale_init is not None:
-        fields["logit_scale_init_value"] = model.logit_scale_init
-    return fields
 
 
 # ---------------------------------------------------------------------- training
@@ -181,6 +113,16 @@ def build_trainer(
 ) -> CUETrainer:
     """A trainer over raw rows, or over cached features where every tower is frozen and a cache is named."""
     config: CUEConfig = cue.config
+    present = [m for m in config.modalities if m == "text" or m in rows.train.column_names]
+    if missing := [m for m in config.modalities if m not in present]:
+        logger.warning(
+            "the data has no column of %s: that part of the model is neither trained nor evaluated; name the column "
+            "with --%s_column, or leave the encoder out", " and ".join(missing), missing[0],
+        )  # fmt: skip
+    if training.metric_for_best_model == "rsum" and not {"text", "image"} <= set(present):
+        first, second = [*(LETTERS[m] for m in present), "", ""][:2]
+        training.metric_for_best_model = f"{first}2{second}_R@1" if second else "containment_auroc"
+        logger.warning("rsum needs text and images: the best model is best in %s", training.metric_for_best_model)
     use_text = training.containment_weight > 0 or training.composition_weight > 0
     phrases = data.phrases_per_caption if use_text else 0
     stores: dict[str, FeatureStore | None] = dict.fromkeys(("train", "validation", "test"))
@@ -193,7 +135,7 @@ def build_trainer(
                     mirror = "random" if data.mirror_images else "off"
                 else:
                     mirror = "average" if config.average_mirror else "off"
-                stores[split] = _features(cue, processor, dataset, data, training, mirror)
+                stores[split] = _features(cue, processor, dataset, data, training, mirror, rows.bad_rows)
                 kept = dataset.remove_columns([m for m in MEDIA if m in dataset.column_names])
                 splits[split] = kept.add_column("index", list(range(len(kept))))
     elif data.feature_cache:
@@ -232,6 +174,7 @@ def _features(
     data: DataArguments,
     training: CUETrainingArguments,
     mirror: str,
+    bad_rows: BadRows,
 ) -> FeatureStore:
     columns = dataset.select_columns([c for c in ("caption", "phrases") if c in dataset.column_names])
     texts = []
@@ -243,8 +186,9 @@ def _features(
     with training.main_process_first(desc="features of frozen towers"):
         cue.to(training.device)
         return build_feature_store(
-            cue, processor, dataset, texts, str(data.feature_cache), dtype=data.feature_dtype, mirror=mirror
-        )
+            cue, processor, dataset, texts, str(data.feature_cache),
+            dtype=data.feature_dtype, mirror=mirror, bad_rows=bad_rows,
+        )  # fmt: skip
 
 
 def train(trainer: CUETrainer) -> None:
@@ -283,6 +227,8 @@ def save_and_share(trainer: CUETrainer, metrics: dict[str, float], model: ModelA
     folder = Path(str(trainer.args.output_dir))
     if model.lora_rank and model.lora_merge:
         trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+    if trainer.is_world_process_zero() and not (model.lora_rank and not model.lora_merge):
+        forget_adapter(folder, and_base=bool(model.lora_rank))
     trainer.save_model()
     trainer.save_metrics("test" if any(k.startswith("test_") for k in metrics) else "eval", metrics)
     if not trainer.is_world_process_zero():
@@ -296,8 +242,3 @@ def save_and_share(trainer: CUETrainer, metrics: dict[str, float], model: ModelA
     if trainer.args.push_to_hub:
         trainer.push_to_hub(commit_message="CUE trained by run_contrastive.py")
         print(f"shared:   {trainer.hub_model_id}")
-
-
-def results(folder: str | Path) -> dict[str, float]:
-    """What a run wrote to `all_results.json`."""
-    return json.loads((Path(folder) / "all_results.json").read_text())

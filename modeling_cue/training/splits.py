@@ -78,7 +78,7 @@ def find_split(present: Iterable[str], split: str, source: str) -> str:
         return name
     raise DataError(
         f"{source} has no split {split!r}; it has: {', '.join(names)}. Name one of these; or have splits made by "
-        "their numbers of images, split_sizes=(validation, test)"
+        "their numbers of images, split_sizes=(validation, test) (--split_sizes N N)"
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -56,6 +56,20 @@ class CUETrainer(Trainer):
             self.data_collator = ChunkedCollator(collator, self.args.train_batch_size)
         self._terms: dict[str, list[Tensor]] = defaultdict(list)
         self._started = False
+        self._processor = self.processing_class
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        # `Trainer` would write the tokenizer's special tokens into the configuration of the text tower, which says how
+        # that tower was pretrained, and would fail at a processor without a tokenizer: it is kept out of its sight.
+        self.processing_class = None
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.processing_class = self._processor
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self.processing_class = self._processor
+        return super()._inner_training_loop(*args, **kwargs)
 
     # ------------------------------------------------------------------ loss
 
@@ -218,6 +232,9 @@ class _Strided(IterableDataset):
         self.stream, self.index, self.count = stream, index, count
 
     def __iter__(self) -> Any:
+        # Worker processes share the files of a stream between them: each gives numbers that no other gives.
+        worker = get_worker_info()
+        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
         for number, row in enumerate(self.stream):
             if number % self.count == self.index:
-                yield {**row, "index": number}
+                yield {**row, "index": number * workers + own}

@@ -1,0 +1,122 @@
+"""Model and processor of a run: from a checkpoint, from encoders, or the demo's tiny towers."""
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configuration_cue import CUEConfig
+
+from ..modeling_cue import CUEModel
+from ..processing_cue import CUEProcessor
+from .arguments import CUETrainingArguments, DataArguments, ModelArguments
+from .demo import build_demo
+from .lora import BASE_FOLDER, add_lora, is_adapter, load_lora
+
+logger = logging.getLogger(__name__)
+# What counts with a checkpoint too; all other model arguments shape what it has already.
+OF_A_CHECKPOINT = (
+    "model_name_or_path", "attn_implementation", "freeze", "lora_rank", "lora_alpha", "lora_dropout", "lora_merge",
+)  # fmt: skip
+
+
+def build_model(
+    model: ModelArguments, data: DataArguments, training: CUETrainingArguments, rows: Any
+) -> tuple[Any, CUEProcessor]:
+    """Model and processor from a checkpoint, from encoders, or the demo's tiny towers; frozen and adapted as asked."""
+    names: dict[str, Any] = {m: getattr(model, f"{m}_encoder") for m in ("text", "image", "audio", "video")}
+    if model.model_name_or_path:
+        cue, processor = _from_checkpoint(model.model_name_or_path, model)
+    elif any(names.values()):
+        cue, processor = _from_encoders(names, model)
+    elif data.dataset_name == "scenes":
+        texts = (
+            text for row in rows.train for text in (*row["caption"], *(p for line in row["phrases"] for p in line))
+        )
+        cue, processor = build_demo(texts, **_config_fields(model))
+    else:
+        raise ValueError(
+            "no encoder named: set text_encoder and image_encoder (audio_encoder, video_encoder), or "
+            "model_name_or_path"
+        )
+    cue.freeze(model.freeze)
+    if not training.composition_weight:
+        cue.composition.requires_grad_(False)  # its loss counts for nothing, and nothing is composed in training
+    if training.torch_compile and training.should_log:
+        logger.info("torch_compile is on: the first steps compile")
+    if model.lora_rank:
+        base = Path(training.output_dir or ".") / BASE_FOLDER
+        adapted = add_lora(cue, rank=model.lora_rank, alpha=model.lora_alpha, dropout=model.lora_dropout, base=base)
+        return adapted, processor
+    return cue, processor
+
+
+def checkpoint_config(name: str) -> CUEConfig:
+    """The configuration of a CUE checkpoint by Hub name or folder, which may be one that training with LoRA left.
+
+    Raises:
+        ValueError: there is no CUE there.
+    """
+    try:
+        config = CUEConfig.from_pretrained(str(Path(name) / BASE_FOLDER) if is_adapter(name) else name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model_name_or_path={name!r} could not be loaded: give a folder that a run has saved, or the Hub name of "
+            f"a CUE ({error})"
+        ) from error
+    if not config.modalities:
+        raise ValueError(
+            f"model_name_or_path={name!r} is no CUE: name it as an encoder (text_encoder, image_encoder, ...)"
+        )
+    return config
+
+
+def _from_checkpoint(name: str, model: ModelArguments) -> tuple[CUEModel, CUEProcessor]:
+    checkpoint_config(name)
+    plain = ModelArguments()
+    shaping = [f.name for f in fields(model) if f.name not in OF_A_CHECKPOINT]
+    if given := [field for field in shaping if getattr(model, field) != getattr(plain, field)]:
+        logger.warning("model_name_or_path is set: the checkpoint decides, in place of %s", ", ".join(given))
+    load = load_lora if is_adapter(name) else CUEModel.from_pretrained
+    cue = load(name, attn_implementation=model.attn_implementation, dtype=torch.float32)
+    return cue, CUEProcessor.from_pretrained(name)
+
+
+def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEModel, CUEProcessor]:
+    kwargs: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if model.attn_implementation:
+        kwargs["attn_implementation"] = model.attn_implementation
+    cue = CUEModel.from_encoders(
+        **names,
+        encoder_kwargs=kwargs,
+        crop_audio=not model.pad_audio_to_30s,
+        num_frames=model.num_frames,
+        **_config_fields(model),
+    )
+    settings: dict[str, Any] = {"num_frames": model.num_frames, "whole_image": model.whole_image}
+    if model.text_prefix is not None:
+        settings["text_prefix"] = model.text_prefix
+    if model.max_text_length is not None:
+        settings["max_text_length"] = model.max_text_length
+    if model.pad_audio_to_30s:
+        settings["audio_padding"] = "max_length"
+    return cue, CUEProcessor.from_encoders(**names, **settings)
+
+
+def _config_fields(model: ModelArguments) -> dict[str, Any]:
+    poolers = {m: getattr(model, f"{m}_pooler") for m in ("text", "image", "audio")}
+    fields = {
+        "projection_dim": model.projection_dim,
+        "average_mirror": model.average_mirror,
+        "poolers": {m: pooler for m, pooler in poolers.items() if pooler},
+        "pooler_queries": model.pooler_queries,
+        "head_hidden_dim": model.head_hidden_dim,
+        "head_dropout": model.head_dropout,
+        "token_dropout": model.token_dropout,
+        "signed_sqrt": model.signed_sqrt,
+    }
+    if model.logit_scale_init is not None:
+        fields["logit_scale_init_value"] = model.logit_scale_init
+    return fields
