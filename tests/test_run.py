@@ -68,7 +68,7 @@ def test_local_data_with_frozen_towers_and_a_cache(encoders, data, tmp_path):
     arguments = [*FAST, *towers(encoders), "--dataset_name", data, "--output_dir", "out", "--freeze", "text", "image"]
     arguments += ["--feature_cache", "cache", "--image_pooler", "attention", "--per_device_train_batch_size", "4"]
     run(*arguments, folder=tmp_path)
-    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 6
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 6
     assert results(tmp_path / "out")["test_t2i_R@10"] == 1.0
 
 
