@@ -1,15 +1,20 @@
 """The cache of frozen towers' features: the same numbers, each tower once, and never an answer that is out of date."""
 
 import copy
+import json
 import os
 import pickle
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import feature_worker
 import pytest
 import torch
+from datasets import load_from_disk
 from samples import make_rows
 from test_trainer import ALL, make_trainer
 
@@ -18,12 +23,14 @@ from modeling_cue.media_image import load_image
 from modeling_cue.training import feature_files, feature_keys
 from modeling_cue.training.collator import CUECollator
 from modeling_cue.training.feature_filling import FeatureCache, FeatureCacheError
+from modeling_cue.training.features import Place
 from modeling_cue.training.lora import add_lora
 from modeling_cue.training.pairs import CaptionPairs
 from modeling_cue.training.phrases import split_phrases
 from modeling_cue.training.rows import BadRowError, BadRows
 from modeling_cue.training.scenes import make_scenes
 
+HERE = Path(__file__).parent
 # A few steps of tiny towers hardly move the radii.
 pytestmark = pytest.mark.filterwarnings("ignore:.*radii have gone to one value")
 
@@ -54,12 +61,16 @@ def rows_seen(model):
 # ---------------------------------------------------------------------- the same numbers
 
 
-@pytest.mark.parametrize(
-    ("frozen", "pooler", "mirrored"),
-    [(ALL, "habit", False), (ALL, "attention", True), (("text",), "attention", False), (("image", "video"), "habit", True)],
-    ids=["all", "all mirrored, of tokens", "text only", "image and video, mirrored"],
-)  # fmt: skip
-def test_cached_features_train_the_same(names, processor, tmp_path, frozen, pooler, mirrored):
+CASES = {
+    "all": (ALL, "habit", False, ALL[1:]),
+    "all mirrored, of tokens": (ALL, "attention", True, ("image",)),
+    "text only": (("text",), "attention", False, ("image",)),
+    "image and video, mirrored": (("image", "video"), "habit", True, ("image",)),
+}
+
+
+@pytest.mark.parametrize(("frozen", "pooler", "mirrored", "media"), CASES.values(), ids=CASES)
+def test_cached_features_train_the_same(names, processor, tmp_path, frozen, pooler, mirrored, media):
     torch.manual_seed(0)
     poolers = {m: "attention" for m in ("text", "image", "audio")} if pooler == "attention" else {}
     model = CUEModel.from_encoders(
@@ -67,15 +78,15 @@ def test_cached_features_train_the_same(names, processor, tmp_path, frozen, pool
         token_dropout=0.1, average_mirror=mirrored,
     )  # fmt: skip
     model.freeze(frozen)
-    rows = make_rows(("image", "audio", "video"))
+    rows = make_rows(media)
     cache = FeatureCache(model, processor, tmp_path / "cache")
     train = cache.store(rows, texts_of(rows), "random" if mirrored else "off")
     evaluated = cache.store(rows, texts_of(rows), "average" if mirrored else "off")
-    assert train.modalities == set(frozen)
+    assert train.modalities == set(frozen) & {"text", *media}
     losses, rsum, seen = [], [], []
     for stores in ((None, None), (train, evaluated)):
         trained = copy.deepcopy(model)
-        trainer = make_trainer(trained, processor, tmp_path, ("image", "audio", "video"), max_steps=20)
+        trainer = make_trainer(trained, processor, tmp_path, media, max_steps=20)
         for collator, store in zip((trainer.data_collator, trainer.eval_collator), stores, strict=True):
             collator.features = store
         trainer.data_collator.mirror_images = mirrored
@@ -87,7 +98,7 @@ def test_cached_features_train_the_same(names, processor, tmp_path, frozen, pool
     assert len(losses[0]) == 20
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     assert rsum[1] == pytest.approx(rsum[0], abs=1e-6)
-    for modality in ("text", "image", "audio"):
+    for modality in {"text", *media} - {"video"}:
         assert seen[1][modality] == (0 if modality in frozen else seen[0][modality])
         assert seen[0][modality] > 0
 
@@ -278,8 +289,6 @@ def test_files_written_just_now_are_read_again(model, processor, tmp_path, photo
 
 def test_data_on_disk_are_noted_and_read_once(model, processor, tmp_path, monkeypatch):
     make_rows(("image",)).save_to_disk(tmp_path / "data")
-    from datasets import load_from_disk
-
     rows = load_from_disk(str(tmp_path / "data"))
     monkeypatch.setattr(feature_keys, "SETTLED", -1.0)
     assert filled(model, processor, tmp_path / "cache", rows)[0] == (2, 6)
@@ -290,6 +299,54 @@ def test_data_on_disk_are_noted_and_read_once(model, processor, tmp_path, monkey
     assert len(list((tmp_path / "cache" / "data").iterdir())) == 2
     note.write_text("[")  # a damaged note is as good as none
     assert filled(model, processor, tmp_path / "cache", rows)[0] == (0, 0)
+
+
+# ---------------------------------------------------------------------- several processes
+
+
+def run_two(names, folder, fault="none"):
+    """Two processes that fill one cache; what each noted, None of one that failed, and what they said."""
+    meeting = folder.parent / f"meeting {fault} {time.time_ns()}"
+    path = os.pathsep.join([str(HERE), str(HERE.parent)])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(HERE / "feature_worker.py"), json.dumps(names), str(folder), str(meeting)]
+    workers = [
+        subprocess.Popen([*command, str(rank), fault], env=environment, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    errors = [worker.communicate(timeout=300)[1] for worker in workers]
+    notes = [Path(f"{meeting}-{rank}.json") for rank in range(2)]
+    return [json.loads(note.read_text()) if note.exists() else None for note in notes], errors
+
+
+def test_processes_share_the_work_and_one_that_dies_spoils_nothing(names, tmp_path):
+    two = {modality: names[modality] for modality in ("text", "image")}
+    store, encoded = feature_worker.fill(two, tmp_path / "alone")
+    expected = store.media([Place("image", row) for row in range(feature_worker.ROWS)])[0].double().sum().item()
+    assert sum(encoded) == feature_worker.ROWS
+
+    # One process is killed in its third shard; the other ends with an error, and what was finished stays.
+    notes, errors = run_two(two, tmp_path / "cache", "dies")
+    assert notes == [None, None]
+    assert "Error" in errors[0]
+    finished = len(list((tmp_path / "cache").glob("image-*/*.arrow")))
+    assert 4 <= finished < 10
+    (first, second), errors = run_two(two, tmp_path / "cache")
+    assert first is not None, errors
+    left = feature_worker.ROWS - 4 * finished
+    assert first["encoded"] + second["encoded"] == left
+    assert abs(first["encoded"] - second["encoded"]) <= 4
+    for note in (first, second):
+        assert note["sum"] == pytest.approx(expected, abs=1e-6)
+        assert note["text"] == pytest.approx(first["text"], abs=1e-6)
+
+
+def test_machines_without_a_common_disk_fill_a_folder_each(names, tmp_path):
+    two = {modality: names[modality] for modality in ("text", "image")}
+    (first, second), errors = run_two(two, tmp_path / "cache", "apart")
+    assert first is not None, errors
+    assert first["encoded"] == second["encoded"] == feature_worker.ROWS
+    assert first["sum"] == pytest.approx(second["sum"], abs=1e-6)
 
 
 # ---------------------------------------------------------------------- bad input

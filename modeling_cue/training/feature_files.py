@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -55,6 +56,9 @@ class ShardWriter:
         Raises:
             FeatureCacheError: the disk is full or too small for what is left, or the folder cannot be written.
         """
+        batches = iter(batches)
+        first = next(batches)
+        self._weigh(first)
         aside = path.with_name(f".{uuid4().hex}.tmp")
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +66,7 @@ class ShardWriter:
         try:
             with self._explained():
                 writer = pa.ipc.new_file(file, self.schema.with_metadata({KEY: key}))
-            for batch in batches:
+            for batch in chain([first], batches):
                 self._weigh(batch)
                 with self._explained():
                     writer.write_batch(batch)

@@ -35,6 +35,8 @@ PREPARED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "audio": ("feature_extractor", ("audio_padding",)),
     "video": ("image_processor", ("num_frames",)),
 }
+# Where settings came from and went to, which changes no number.
+ORIGIN = {"_name_or_path", "name_or_path", "architectures", "auto_map", "processor_class", "_processor_class"}
 SHARD_ROWS, SHARDS = 256, 256
 # Seconds within which a file could change again without a later time: such files are not noted.
 SETTLED = 2.0
@@ -49,12 +51,11 @@ def tower_key(model: Any, processor: Any, modality: str, weights: str, **stored:
     tower = getattr(model, model.tower_name(modality))
     part, own = PREPARED_BY[modality]
     # The configuration holds the version of transformers too, whose towers and processors may change their numbers.
-    config = {k: v for k, v in tower.config.to_dict().items() if k not in ("_name_or_path", "architectures")}
     settings = {
         "format": FORMAT,
         "modality": modality,
         "weights": weights,
-        "tower": [type(tower).__name__, config, tower.config._attn_implementation],
+        "tower": [type(tower).__name__, _kept(tower.config.to_dict()), tower.config._attn_implementation],
         "pooler": model.pooler_name(modality),
         "crop_audio": model.config.crop_audio,
         "prepared by": _settings(getattr(processor, part)),
@@ -75,13 +76,17 @@ def weights_digest(tower: nn.Module) -> str:
 
 def _settings(part: Any) -> Any:
     if not isinstance(part, PreTrainedTokenizerBase):
-        return [type(part).__name__, part.to_dict()]
+        return [type(part).__name__, _kept(part.to_dict())]
     if part.is_fast:
         core = json.loads(part.backend_tokenizer.to_str())
         core |= {"truncation": None, "padding": None}  # what the last call left there
     else:
-        core = [part.init_kwargs, part.get_vocab()]
+        core = [_kept(part.init_kwargs), part.get_vocab()]
     return [type(part).__name__, core, part.padding_side, part.truncation_side, part.model_max_length]
+
+
+def _kept(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in ORIGIN}
 
 
 def _plain(value: Any) -> Any:
