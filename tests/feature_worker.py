@@ -42,16 +42,13 @@ def main(names: str, folder: str, meeting: str, rank: str, fault: str) -> None:
     dist.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=int(rank), world_size=2, timeout=timedelta(seconds=60)
     )
-    own = Path(folder)
-    if fault == "apart":  # two machines without a common disk: each process has a folder of its own
-        own = own / rank
-    store, encoded = fill(json.loads(names), own, 2 if fault == "dies" and rank == "1" else None)
-    features = store.media([Place("image", row) for row in range(ROWS)])[0]
-    result = {
-        "encoded": sum(encoded),
-        "sum": features.double().sum().item(),
-        "text": store.text(["a dog"])[0].tolist(),
-    }
+    result = {}
+    # Then two machines without a common disk: each process has a folder of its own.
+    for name, own in (("shared", Path(folder)), ("apart", Path(f"{folder} of {rank}"))):
+        store, encoded = fill(json.loads(names), own, 2 if fault == "dies" and rank == "1" else None)
+        features = store.media([Place("image", row) for row in range(ROWS)])[0]
+        text = store.text(["a dog"])[0][0].tolist()
+        result[name] = {"encoded": sum(encoded), "sum": features.double().sum().item(), "text": text}
     Path(f"{meeting}-{rank}.json").write_text(json.dumps(result))
     dist.destroy_process_group()
 

@@ -81,11 +81,8 @@ def test_two_processes_fill_the_cache_that_nobody_named(encoders, data, tmp_path
     printed = run(*arguments, launcher=launcher, folder=tmp_path, **home)
     folder = tmp_path / "assets" / "cue" / "features"
     assert f"in {folder}" in printed
-    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*.arrow")}
-    assert len(files) == 6
+    assert len(list(folder.rglob("*.arrow"))) == 6
     first = results(tmp_path / "out")
-    run(*arguments, launcher=launcher, folder=tmp_path, **home)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.arrow")} == files
     # The same run with its towers running gives the same numbers.
     printed = run(*arguments, "--feature_cache", "none", launcher=launcher, folder=tmp_path, **home)
     assert "features of frozen towers" not in printed

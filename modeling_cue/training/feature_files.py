@@ -84,7 +84,7 @@ class ShardWriter:
 
     def _weigh(self, batch: pa.RecordBatch) -> None:
         """Refuses to go on with what cannot fit, whenever rows turn out larger than any before."""
-        size = batch.nbytes / batch.num_rows
+        size = batch.get_total_buffer_size() / batch.num_rows
         if size > self.bytes_per_row:
             self.bytes_per_row = size
             if size * self.left > _free(self.cache):
