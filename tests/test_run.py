@@ -68,8 +68,27 @@ def test_local_data_with_frozen_towers_and_a_cache(encoders, data, tmp_path):
     arguments = [*FAST, *towers(encoders), "--dataset_name", data, "--output_dir", "out", "--freeze", "text", "image"]
     arguments += ["--feature_cache", "cache", "--image_pooler", "attention", "--per_device_train_batch_size", "4"]
     run(*arguments, folder=tmp_path)
-    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 6
+    assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 6
     assert results(tmp_path / "out")["test_t2i_R@10"] == 1.0
+
+
+def test_two_processes_fill_the_cache_that_nobody_named(encoders, data, tmp_path):
+    arguments = [*FAST, *towers(encoders), "--dataset_name", data, "--output_dir", "out", "--freeze", "text", "image"]
+    arguments += ["--per_device_train_batch_size", "2", "--max_train_samples", "4", "--seed", "1"]
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    home = {"HF_ASSETS_CACHE": str(tmp_path / "assets")}
+    printed = run(*arguments, launcher=launcher, folder=tmp_path, **home)
+    folder = tmp_path / "assets" / "cue" / "features"
+    assert f"in {folder}" in printed
+    assert len(list(folder.rglob("*.arrow"))) == 6
+    first = results(tmp_path / "out")
+    # The same run with its towers running gives the same numbers.
+    printed = run(*arguments, "--feature_cache", "none", launcher=launcher, folder=tmp_path, **home)
+    assert "features of frozen towers" not in printed
+    for name, value in results(tmp_path / "out").items():
+        if name.startswith("test_") and not name.endswith(("runtime", "per_second")):
+            assert value == pytest.approx(first[name], abs=1e-4), name
 
 
 def test_streaming_lora_and_merging(encoders, data, tmp_path):

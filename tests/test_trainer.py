@@ -5,18 +5,13 @@ import json
 
 import pytest
 import torch
-from datasets import Dataset
 from samples import make_rows
 
 from modeling_cue import CUEModel, CUEProcessor
-from modeling_cue.media_image import load_image
 from modeling_cue.training.arguments import CUETrainingArguments
 from modeling_cue.training.collator import CUECollator
-from modeling_cue.training.features import build_feature_store
 from modeling_cue.training.lora import add_lora, load_lora
 from modeling_cue.training.pairs import CaptionPairs
-from modeling_cue.training.phrases import hash_id, split_phrases
-from modeling_cue.training.rows import BadRowError, BadRows
 from modeling_cue.training.trainer import CUETrainer
 
 # A few steps of tiny towers hardly move the radii.
@@ -153,84 +148,6 @@ def test_text_radii_start_at_the_mean_matched_angle(model, processor, tmp_path):
     cosine = (output.text_embeds[:6] * output.image_embeds).sum(-1)
     assert output.text_radius.mean().item() == pytest.approx(torch.acos(cosine).mean().item() + 0.1, abs=0.15)
     assert output.image_radius.mean().item() == pytest.approx(0.1, abs=0.02)
-
-
-@pytest.mark.parametrize("pooler", ["habit", "attention"])
-def test_cached_features_train_the_same(names, processor, tmp_path, pooler):
-    torch.manual_seed(0)
-    poolers = {m: "attention" for m in ("text", "image", "audio")} if pooler == "attention" else {}
-    model = CUEModel.from_encoders(**names, projection_dim=16, num_frames=3, composition_dim=16, poolers=poolers)
-    model.freeze(ALL)
-    rows = make_rows(("image", "audio", "video"))
-    texts = [t for row in rows for c in row["caption"] for t in (c, *split_phrases(c))]
-    store = build_feature_store(model, processor, rows, texts, tmp_path / "cache")
-    losses = []
-    for stores, m in ((None, copy.deepcopy(model)), (store, copy.deepcopy(model))):
-        trainer = make_trainer(m, processor, tmp_path, ("image", "audio", "video"), stores)
-        trainer.train()
-        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
-        losses.append(trainer.evaluate()["eval_rsum"])
-    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[3] == pytest.approx(losses[1], abs=1e-6)
-
-
-@pytest.mark.parametrize("pooler", ["habit", "attention"])
-def test_an_image_and_its_mirror_image_are_one_where_asked(names, processor, tmp_path, pooler):
-    poolers = {"image": "attention"} if pooler == "attention" else {}
-    model = CUEModel.from_encoders(
-        image=names["image"], text=names["text"], projection_dim=16, composition_dim=16, average_mirror=True,
-        poolers=poolers,
-    ).eval()  # fmt: skip
-    rows = make_rows(("image",))
-    pixels = processor(images=[load_image(value) for value in rows["image"]])["pixel_values"]
-    with torch.no_grad():
-        plain, turned = (model.get_image_cones(pixel_values=p) for p in (pixels, pixels.flip(-1)))
-        torch.testing.assert_close(plain.axis, turned.axis, rtol=0, atol=1e-5)
-        model.train()  # of a step, each view stands for itself
-        one, other = (model.get_image_cones(pixel_values=p) for p in (pixels, pixels.flip(-1)))
-        assert (one.axis - other.axis).abs().max() > 1e-3
-        store = build_feature_store(model, processor, rows, ["a dog"], tmp_path, mirror="average")
-        features, mask = store.media("image", range(len(rows)))
-        cached = model.eval().embed_features("image", features, mask)
-    torch.testing.assert_close(cached.axis, plain.axis, rtol=0, atol=1e-5)
-    torch.testing.assert_close(cached.radius, plain.radius, rtol=0, atol=1e-5)
-
-
-def test_the_cache_is_read_and_any_change_makes_another(model, processor, tmp_path):
-    model.freeze(ALL)
-    rows = make_rows(("image",))
-    build_feature_store(model, processor, rows, ["a dog"], tmp_path)
-    files = sorted(tmp_path.iterdir())
-    assert len(files) == 2
-    times = [f.stat().st_mtime_ns for f in files]
-    build_feature_store(model, processor, rows, ["a dog"], tmp_path)
-    assert [f.stat().st_mtime_ns for f in sorted(tmp_path.iterdir())] == times
-    build_feature_store(model, processor, rows, ["a cat"], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3  # other words
-    build_feature_store(model, processor, make_rows(("image",), count=5), ["a dog"], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4  # other images
-    with torch.no_grad():
-        next(model.image_tower.parameters()).add_(1e-3)
-    build_feature_store(model, processor, rows, ["a dog"], tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5  # another image tower
-
-
-def test_a_broken_row_has_no_features_and_is_met_by_its_id(model, processor, tmp_path):
-    model.freeze(ALL)
-    rows = make_rows(("image",)).to_list()
-    rows[2]["image"]["bytes"] = b"no picture"
-    rows = Dataset.from_list(rows)
-    with pytest.raises(BadRowError, match="sample 2"):
-        build_feature_store(model, processor, rows, ["a dog"], tmp_path / "cache")
-    texts = [t for row in rows for c in row["caption"] for t in (c, *split_phrases(c))]
-    for _ in range(2):  # the second time from the disk
-        bad_rows = BadRows("skip")
-        store = build_feature_store(model, processor, rows, texts, tmp_path / "cache", bad_rows=bad_rows)
-        collator = CUECollator(processor, ALL, None, store, bad_rows)
-        batch = collator([{**row, "index": i} for i, row in enumerate(rows)])
-        assert len(batch["model"]["image_features"]) == 5
-        assert hash_id("sample 2") not in batch["rows"]["image"]["ids"]
-        assert bad_rows.count == 1
 
 
 def test_lora_trains_adapters_and_heads_and_comes_back(model, processor, tmp_path):

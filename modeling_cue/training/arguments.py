@@ -83,7 +83,10 @@ class DataArguments:
     on_bad_row: str = _flag("raise", "What a broken row does: raise stops the run, skip leaves it out and counts it.")
     data_cache_dir: str | None = _flag(None, "Where downloaded data is kept; default: the Hugging Face cache.")
     feature_cache: str | None = _flag(
-        None, "Folder for the features of frozen towers; used when every tower is frozen. none: run towers each time."
+        None,
+        "Folder where features of frozen towers are kept: these run once, the other towers as ever. Default: when "
+        "every tower is frozen, cue/features in the assets of the Hugging Face cache (HF_ASSETS_CACHE; may be deleted "
+        "at any time), else none. none: frozen towers run each time, as they always do with streaming.",
     )
     mirror_images: bool = _flag(False, "Training sees each image or its mirror image at random.")
     check_counts: bool = _flag(True, "Known data sets must have their known numbers of images and captions.")
@@ -230,6 +233,7 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
             )
         # Checkpoints hold adapters: none may lie beside the merged model.
         training.hub_strategy = HubStrategy.END
-    for name in ("test_split", "feature_cache"):
-        if str(getattr(data, name)).lower() == "none":
-            setattr(data, name, None)
+    if str(data.test_split).lower() == "none":
+        data.test_split = None
+    if data.feature_cache is not None and data.feature_cache.lower() == "none":
+        data.feature_cache = "none"  # not given at all, it may be automatic

@@ -9,11 +9,12 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
+from ..encoders import MODALITIES
 from ..media_audio import load_audio
 from ..media_files import MediaError
 from ..media_image import load_image
 from ..media_video import load_video
-from .features import FeatureStore
+from .features import FeatureStore, Place
 from .phrases import hash_id, normalise, split_phrases, words
 from .rows import BadRows
 
@@ -71,9 +72,9 @@ class CUECollator:
     Args:
         processor: a `CUEProcessor`. modalities: the modalities that the model has.
         phrases_per_caption: phrases drawn at random of each caption; None takes all (evaluation); 0 none.
-        features: cached tower features, in place of decoding and towers.
+        features: cached features of frozen towers, in place of their input; the other modalities come as input.
         bad_rows: what happens to a row that cannot be read.
-        mirror_images: each image or its mirror image, at random (of cached features, the store chooses).
+        mirror_images: each image or its mirror image, at random.
         compounds: whether parts are put together for the compositional layer.
     """
 
@@ -221,30 +222,43 @@ class CUECollator:
         self, row: dict[str, Any], shown: dict[str, list], compounds: list[tuple[int, list["_Part"]]]
     ) -> None:
         """Puts a row's picture or sound of one part into every third of its compounds, in training."""
-        choices = [m for m in self.modalities if row.get(f"part_{m}") is not None]
-        if not choices or self.phrases_per_caption is None or not compounds:
+        if self.phrases_per_caption is None or not compounds:
+            return
+        choices = [m for m in self.modalities if self._has(row, f"part_{m}")]
+        if not choices:
             return
         modality = choices[int(torch.randint(len(choices), ()))]
         for _, parts in compounds[::3]:
             parts.append(_Part(modality, len(shown[modality]), tuple(row["part_facts"]), ()))
-        shown[modality].append(self.load_medium(modality, row[f"part_{modality}"]))
+        shown[modality].append(self._medium(row, modality, f"part_{modality}"))
 
     def load_medium(self, modality: str, value: Any) -> Any:
-        """Decodes an undecoded value as the model's processor wants it; raises `MediaError`."""
+        """Decodes an undecoded value as the model's processor wants it, text as it is; raises `MediaError`."""
+        if modality == "text":
+            return value
         if modality == "image":
             image = load_image(value)
-            return ImageOps.mirror(image) if self.mirror_images and torch.rand(()) < 0.5 else image
+            return ImageOps.mirror(image) if self._mirrors(modality) else image
         if modality == "audio":
             return load_audio(value, self.processor.feature_extractor.sampling_rate)
         return load_video(value, self.processor.num_frames)
 
+    def _mirrors(self, modality: str) -> bool:
+        return modality == "image" and self.mirror_images and bool(torch.rand(()) < 0.5)
+
     def _load(self, row: dict[str, Any]) -> dict[str, Any]:
-        if self.features is not None:
-            kept = [m for m in MEDIA if m in self.features.tables]
-            if lost := [m for m in kept if not self.features.has(m, row["index"])]:
-                raise MediaError(f"its {lost[0]} could not be read when the features of frozen towers were computed")
-            return dict.fromkeys(kept, row["index"])
-        return {m: self.load_medium(m, row[m]) for m in MEDIA if m in self.modalities and row.get(m) is not None}
+        return {m: self._medium(row, m, m) for m in MEDIA if m in self.modalities and self._has(row, m)}
+
+    def _has(self, row: dict[str, Any], column: str) -> bool:
+        if self.features is not None and column in self.features.tables:
+            return self.features.tables[column].has(row["index"])
+        return row.get(column) is not None
+
+    def _medium(self, row: dict[str, Any], modality: str, column: str) -> Any:
+        """The decoded medium, or the place of its features; whether it is mirrored is drawn alike for both."""
+        if self.features is not None and column in self.features.tables:
+            return Place(column, row["index"], self._mirrors(modality))
+        return self.load_medium(modality, row[column])
 
     def inputs(self, loaded: dict[str, list]) -> dict[str, Tensor]:
         """Arguments of `CUEModel.forward` from texts and decoded media by modality."""
@@ -252,24 +266,21 @@ class CUECollator:
         given: dict[str, Any] = {names[m]: v for m, v in loaded.items() if v and m in self.modalities}
         if "audio" in given:
             given["sampling_rate"] = self.processor.feature_extractor.sampling_rate
-        return dict(self.processor(**given))
+        return dict(self.processor(**given)) if given else {}
 
     def _inputs(self, texts: list[str], media: dict[str, list]) -> dict[str, Tensor]:
-        if self.features is None:
-            return self.inputs({"text": texts, **media})
-        inputs = {}
-        for modality in self.features.tables:
-            if modality == "mirror":
-                continue
-            if modality == "text":
-                features, mask = self.features.text(texts)
-            elif media[modality]:
-                features, mask = self.features.media(modality, media[modality])
-            else:
-                continue
-            inputs[f"{modality}_features"] = features
-            if mask is not None and modality in ("text", "audio"):
-                inputs[f"{modality}_features_mask"] = mask
+        """Features of the modalities that have them, input of the others."""
+        loaded = {"text": texts, **media}
+        cached = self.features.modalities if self.features is not None else frozenset()
+        inputs = self.inputs({m: values for m, values in loaded.items() if m not in cached})
+        for modality in loaded:
+            if modality in cached and loaded[modality]:
+                assert self.features is not None
+                get = self.features.text if modality == "text" else self.features.media
+                features, mask = get(loaded[modality])
+                inputs[f"{modality}_features"] = features
+                if mask is not None and MODALITIES[modality].mask_name is not None:
+                    inputs[f"{modality}_features_mask"] = mask
         return inputs
 
 

@@ -1,7 +1,8 @@
-"""Gathering rows across processes, with gradient."""
+"""Gathering rows across processes, with gradient; and steps that all of them take or none."""
 
-from collections.abc import Container, Sequence
-from typing import Any
+import pickle
+from collections.abc import Callable, Container, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,8 @@ from torch import Tensor
 from ..cones import Cone
 from .losses import World
 from .relations import KINDS, Embedded
+
+T = TypeVar("T")
 
 
 class _AllGather(torch.autograd.Function):
@@ -97,3 +100,39 @@ def _empty_like(rows: Embedded) -> Embedded:
     # With a gradient of its own: backward of gathering must run on every process.
     cone = Cone(rows.cone.axis[:0].detach().requires_grad_(), rows.cone.radius[:0].detach().requires_grad_())
     return Embedded(cone, *(column[:0] for column in (rows.ids, rows.requires, rows.implies, rows.words)))
+
+
+def this_process() -> tuple[int, int]:
+    """The number of this process, and how many there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def together(task: Callable[[], T]) -> list[T]:
+    """What `task` returns in each process, in their order. Where it fails in one, all raise its error."""
+    rank, world = this_process()
+    if world == 1:
+        return [task()]
+    result: Any = None
+    error: Exception | None = None
+    try:
+        result = task()
+    except Exception as raised:
+        error = raised
+    told: list[Any] = [None] * world
+    dist.all_gather_object(told, (result, None if error is None else _portable(error, rank)))
+    if error is not None:
+        raise error
+    for _, other in told:
+        if other is not None:
+            raise other
+    return [value for value, _ in told]
+
+
+def _portable(error: Exception, rank: int) -> Exception:
+    error.add_note(f"in process {rank}")
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"process {rank} failed: {error!r}")

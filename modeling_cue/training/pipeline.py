@@ -12,13 +12,12 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from configuration_cue import CUEConfig
 
-from ..processing_cue import CUEProcessor
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
 from .building import checkpoint_config
-from .collator import CUECollator, row_phrases
+from .collator import CUECollator
 from .data import load_rows
 from .demo import demo_report
-from .features import FeatureStore, build_feature_store
+from .frozen import feature_stores
 from .lora import forget_adapter
 from .losses import LETTERS
 from .pairs import CaptionPairs, caption_pairs
@@ -111,7 +110,7 @@ def build_trainer(
     data: DataArguments,
     training: CUETrainingArguments,
 ) -> CUETrainer:
-    """A trainer over raw rows, or over cached features where every tower is frozen and a cache is named."""
+    """A trainer over rows: of raw input, or of cached features for frozen towers."""
     config: CUEConfig = cue.config
     present = [m for m in config.modalities if m == "text" or m in rows.train.column_names]
     if missing := [m for m in config.modalities if m not in present]:
@@ -125,26 +124,15 @@ def build_trainer(
         logger.warning("rsum needs text and images: the best model is best in %s", training.metric_for_best_model)
     use_text = training.containment_weight > 0 or training.composition_weight > 0
     phrases = data.phrases_per_caption if use_text else 0
-    stores: dict[str, FeatureStore | None] = dict.fromkeys(("train", "validation", "test"))
-    frozen = set(cue.frozen_modalities) == set(config.modalities)
     splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
-    if data.feature_cache and frozen and not data.streaming:
-        for split, dataset in splits.items():
-            if dataset is not None:
-                if split == "train":
-                    mirror = "random" if data.mirror_images else "off"
-                else:
-                    mirror = "average" if config.average_mirror else "off"
-                stores[split] = _features(cue, processor, dataset, data, training, mirror, rows.bad_rows)
-                kept = dataset.remove_columns([m for m in MEDIA if m in dataset.column_names])
-                splits[split] = kept.add_column("index", list(range(len(kept))))
-    elif data.feature_cache:
-        logger.warning("feature_cache is not used: it needs every tower frozen and no streaming")
+    stores = feature_stores(cue, processor, splits, data, training, phrases, rows.bad_rows)
+    for split, store in stores.items():  # what nobody will read
+        splits[split] = splits[split].remove_columns([c for c in store.modality_of if c in splits[split].column_names])
 
     def collator(split: str, count: int | None) -> CUECollator:
         mirror = data.mirror_images and split == "train"
         compounds = split != "train" or training.composition_weight > 0
-        return CUECollator(processor, config.modalities, count, stores[split], rows.bad_rows, mirror, compounds)
+        return CUECollator(processor, config.modalities, count, stores.get(split), rows.bad_rows, mirror, compounds)
 
     trainer = CUETrainer(
         model=cue,
@@ -157,38 +145,13 @@ def build_trainer(
         eval_collator=collator("validation", None),
         processing_class=processor,
     )
-    rows.train, rows.validation, rows.test = splits.values()
-    trainer.test_collator = collator("test", None)
+    trainer.test_collator, trainer.test_rows = collator("test", None), _whole_rows(splits["test"])
     return trainer
 
 
 def _whole_rows(rows: Any) -> Any:
     """Evaluation sees every row once, with all its captions; a stream is numbered by the trainer."""
     return CaptionPairs(rows, every_caption=True) if isinstance(rows, Dataset) else rows
-
-
-def _features(
-    cue: Any,
-    processor: CUEProcessor,
-    dataset: Any,
-    data: DataArguments,
-    training: CUETrainingArguments,
-    mirror: str,
-    bad_rows: BadRows,
-) -> FeatureStore:
-    columns = dataset.select_columns([c for c in ("caption", "phrases") if c in dataset.column_names])
-    texts = []
-    for row in columns:
-        texts += row["caption"]
-        for k in range(len(row["caption"])):
-            texts += row_phrases(row, k)
-    # The main process fills the cache; the others wait and read it.
-    with training.main_process_first(desc="features of frozen towers"):
-        cue.to(training.device)
-        return build_feature_store(
-            cue, processor, dataset, texts, str(data.feature_cache),
-            dtype=data.feature_dtype, mirror=mirror, bad_rows=bad_rows,
-        )  # fmt: skip
 
 
 def train(trainer: CUETrainer) -> None:
@@ -212,7 +175,7 @@ def evaluate_test(trainer: CUETrainer, rows: Data, data: DataArguments) -> dict[
         metrics |= trainer.evaluate(metric_key_prefix="eval")
         return metrics
     trainer.eval_collator = trainer.test_collator
-    metrics |= trainer.evaluate(_whole_rows(rows.test), metric_key_prefix="test")
+    metrics |= trainer.evaluate(trainer.test_rows, metric_key_prefix="test")
     if data.dataset_name == "scenes" and trainer.is_world_process_zero():
         cue, processor = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_collator.processor
         metrics |= {f"test_{k}": v for k, v in demo_report(cue, processor, rows.test).items()}

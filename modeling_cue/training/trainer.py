@@ -41,6 +41,7 @@ class CUETrainer(Trainer):
 
     args: CUETrainingArguments
     test_collator: CUECollator
+    test_rows: Any
 
     def __init__(self, *args: Any, eval_collator: CUECollator, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -172,6 +173,12 @@ class CUETrainer(Trainer):
                 **options,
             )
         return super().create_optimizer(model)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        features = self.eval_collator.features
+        if features is not None and model is None:  # under FSDP no process has whole towers to compare
+            features.check_towers(self.model)
 
     # ------------------------------------------------------------------ evaluation
 
