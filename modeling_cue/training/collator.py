@@ -5,12 +5,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
 from ..media_audio import load_audio
 from ..media_files import MediaError
-from ..media_image import load_image
+from ..media_pixels import mirror
 from ..media_video import load_video
 from .features import FeatureStore
 from .phrases import hash_id, normalise, split_phrases, words
@@ -202,8 +201,8 @@ class CUECollator:
     def load_medium(self, modality: str, value: Any) -> Any:
         """Decodes an undecoded value as the model's processor wants it; raises `MediaError`."""
         if modality == "image":
-            image = load_image(value)
-            return ImageOps.mirror(image) if self.mirror_images and torch.rand(()) < 0.5 else image
+            image = self.processor.pipeline.prepare(value)
+            return mirror(image) if self.mirror_images and torch.rand(()) < 0.5 else image
         if modality == "audio":
             return load_audio(value, self.processor.feature_extractor.sampling_rate)
         return load_video(value, self.processor.num_frames)
