@@ -88,6 +88,11 @@ class CUECollator:
         self.mirror_images = mirror_images
         self.compounds = compounds
 
+    @property
+    def decodes(self) -> bool:
+        """Whether there are media to decode: with cached features there are none."""
+        return self.features is None and any(modality in MEDIA for modality in self.modalities)
+
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, "composed")}
         texts: list[str] = []

@@ -75,8 +75,8 @@ def build_image_cache(
     """
     if processor.pipeline.spec is None:
         raise ValueError(
-            f"image_cache: images of {type(processor.image_processor).__name__} cannot be cached, since fast_images is "
-            "off or its settings are more than CUE can do itself: leave out image_cache"
+            f"image_cache: images as {type(processor.image_processor).__name__} prepares them cannot be cached, since "
+            "fast_images is off or its settings are more than CUE can do itself: leave out image_cache"
         )
     images, root = dataset.select_columns(["image"]), Path(folder)
     root.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from .collator import CUECollator, row_phrases
 from .data import load_rows
 from .demo import build_demo, demo_report
 from .features import FeatureStore, build_feature_store
+from .image_cache import ImageCache, build_image_cache
 from .lora import BASE_FOLDER, add_lora
 from .pairs import CaptionPairs, caption_pairs
 from .report import format_table
@@ -143,6 +144,7 @@ def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEMod
         **names, encoder_kwargs=kwargs, crop_audio=not model.pad_audio_to_30s, **_config_fields(model)
     )
     settings: dict[str, Any] = {"num_frames": model.num_frames, "whole_image": model.whole_image}
+    settings |= {"fast_images": model.fast_images, "jpeg_draft": model.jpeg_draft}
     if model.text_prefix is not None:
         settings["text_prefix"] = model.text_prefix
     if model.max_text_length is not None:
@@ -199,6 +201,8 @@ def build_trainer(
     elif data.feature_cache:
         logger.warning("feature_cache is not used: it needs every tower frozen and no streaming")
 
+    images = _image_caches(processor, splits, data, training, rows.bad_rows)
+
     def collator(split: str, count: int | None) -> CUECollator:
         mirror = data.mirror_images and split == "train"
         compounds = split != "train" or training.composition_weight > 0
@@ -208,21 +212,44 @@ def build_trainer(
         model=cue,
         args=training,
         train_dataset=caption_pairs(
-            splits["train"], data.captions_per_image, seed=training.seed, shuffle_buffer_size=data.shuffle_buffer_size
+            splits["train"],
+            data.captions_per_image,
+            seed=training.seed,
+            shuffle_buffer_size=data.shuffle_buffer_size,
+            images=images.get("train"),
         ),
-        eval_dataset=_whole_rows(splits["validation"]),
+        eval_dataset=_whole_rows(splits["validation"], images.get("validation")),
         data_collator=collator("train", phrases),
         eval_collator=collator("validation", None),
         processing_class=processor,
     )
     rows.train, rows.validation, rows.test = splits.values()
-    trainer.test_collator = collator("test", None)
+    trainer.test_collator, trainer.test_images = collator("test", None), images.get("test")
     return trainer
 
 
-def _whole_rows(rows: Any) -> Any:
+def _whole_rows(rows: Any, images: ImageCache | None = None) -> Any:
     """Evaluation sees every row once, with all its captions; a stream is numbered by the trainer."""
-    return CaptionPairs(rows, every_caption=True) if isinstance(rows, Dataset) else rows
+    return CaptionPairs(rows, every_caption=True, images=images) if isinstance(rows, Dataset) else rows
+
+
+def _image_caches(
+    processor: CUEProcessor,
+    splits: dict[str, Any],
+    data: DataArguments,
+    training: CUETrainingArguments,
+    bad_rows: BadRows,
+) -> dict[str, ImageCache]:
+    """Decoded images of the splits whose images will be read, where a cache is named."""
+    if data.image_cache is None:
+        return {}
+    with_images = {s: rows for s, rows in splits.items() if isinstance(rows, Dataset) and "image" in rows.column_names}
+    if not with_images:
+        logger.warning("image_cache is not used: no image will be read, or they come as a stream")
+    return {
+        split: build_image_cache(processor, rows, data.image_cache, bad_rows, training.dataloader_num_workers or 0)
+        for split, rows in with_images.items()
+    }
 
 
 def _features(
@@ -268,7 +295,7 @@ def evaluate_test(trainer: CUETrainer, rows: Data, data: DataArguments) -> dict[
         metrics |= trainer.evaluate(metric_key_prefix="eval")
         return metrics
     trainer.eval_collator = trainer.test_collator
-    metrics |= trainer.evaluate(_whole_rows(rows.test), metric_key_prefix="test")
+    metrics |= trainer.evaluate(_whole_rows(rows.test, trainer.test_images), metric_key_prefix="test")
     if data.dataset_name == "scenes" and trainer.is_world_process_zero():
         cue, processor = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_collator.processor
         metrics |= {f"test_{k}": v for k, v in demo_report(cue, processor, rows.test).items()}

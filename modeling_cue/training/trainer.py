@@ -41,9 +41,16 @@ class CUETrainer(Trainer):
 
     args: CUETrainingArguments
     test_collator: CUECollator
+    test_images: Any
 
     def __init__(self, *args: Any, eval_collator: CUECollator, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if not eval_collator.decodes:
+            self.args.limit_workers(0)
+        elif isinstance(self.train_dataset, IterableDataset):
+            # One reads a stream in the order that none would: that it is the same on every machine is what gives
+            # each process its own share.
+            self.args.limit_workers(1)
         self.eval_collator = eval_collator
         # The loss is a mean over the batch: the Trainer divides it by the accumulated steps.
         self.loss_is_scaled_for_ga = False
@@ -166,8 +173,10 @@ class CUETrainer(Trainer):
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         sampler: Any
         rows: Any
+        workers = self.args.dataloader_num_workers
         if isinstance(dataset, IterableDataset):
             sampler, rows = None, _Strided(dataset, self.args.process_index, self.args.world_size)
+            workers = min(1, workers)  # several would each number its own part of the stream from 0
         else:
             order = list(range(len(dataset)))
             order += order[: -len(order) % self.args.world_size]
@@ -177,7 +186,9 @@ class CUETrainer(Trainer):
             batch_size=self.args.eval_batch_size,
             sampler=sampler,
             collate_fn=self.eval_collator,
-            num_workers=self.args.dataloader_num_workers,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
