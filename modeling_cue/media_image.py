@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from .media_files import FILES, MediaError, open_source, to_array
 
@@ -12,12 +12,14 @@ MAX_PIXELS = 80_000_000  # of an image: more is taken for a decompression bomb
 MAX_ASPECT = 200  # long side to short side: resizing the short side would blow up the long one
 
 
-def load_image(value: Any) -> Image.Image:
+def load_image(value: Any, draft_edge: int = 0) -> Image.Image:
     """An RGB image. Palette, grey, CMYK and 16-bit are converted, alpha is laid over white, EXIF turns are applied.
 
     Args:
         value: path, bytes, {"bytes", "path"}, Pillow image, or array (H, W), (H, W, 1|3|4), (3, H, W): uint8, uint16,
-            or float in [0, 1].
+            or float in [0, 1]. A Pillow image that is RGB already comes back itself.
+        draft_edge: the file of a JPEG is decoded at a half, a quarter or an eighth of its size where that leaves both
+            sides this many pixels, which skips most of the work; 0 decodes the whole.
 
     Raises:
         MediaError: missing, truncated, no image, over 80 million pixels, over 200 times as long as wide.
@@ -27,10 +29,10 @@ def load_image(value: Any) -> Image.Image:
     if not isinstance(value, FILES):
         return _read_image(_image_of_array(to_array(value, "image")), "the image")
     with open_source(value, "image") as (file, name):
-        return _read_image(file, name)
+        return _read_image(file, name, draft_edge)
 
 
-def _read_image(source: Any, name: str) -> Image.Image:
+def _read_image(source: Any, name: str, draft_edge: int = 0) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -38,6 +40,9 @@ def _read_image(source: Any, name: str) -> Image.Image:
             if isinstance(source, Image.Image):
                 return _to_rgb(source, name)
             with Image.open(source) as image:
+                _check_size(image, name)
+                if draft_edge:
+                    image.draft(None, (draft_edge, draft_edge))
                 return _to_rgb(image, name)
     except MediaError:
         raise
@@ -47,7 +52,7 @@ def _read_image(source: Any, name: str) -> Image.Image:
         raise MediaError(f"{name} is no image that can be read, or is cut off: replace it ({error})") from error
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _check_size(image: Image.Image, name: str) -> None:
     # Only the header has been read so far: what is too large is refused before memory is spent on it.
     short, long = sorted(image.size)
     if not short:
@@ -56,7 +61,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise MediaError(f"{name} has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}: shrink it")
     if long > MAX_ASPECT * short:
         raise MediaError(f"{name} of {image.width} x {image.height} is over {MAX_ASPECT} to 1 in shape: crop it")
-    image = ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    _check_size(image, name)
+    # Both would copy an image that is as it should be.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         image = _image_of_array(np.asarray(image))
     elif image.mode.startswith("I"):  # 16 bits, which some formats hand out in 32
@@ -64,7 +75,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def _image_of_array(array: np.ndarray) -> Image.Image:

@@ -1,9 +1,12 @@
 """Arguments: flags over file, clear errors, and the defaults that the recipe promises."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from modeling_cue.training import arguments
 from modeling_cue.training.arguments import is_demo, parse_arguments
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -97,3 +100,31 @@ def test_none_takes_back_what_the_file_freezes(tmp_path):
     )
     assert model.freeze == []
     assert data.feature_cache == "none"  # which is not the same as not given
+
+
+def test_workers_by_default_and_as_given(monkeypatch):
+    def workers(*flags):
+        return parse_arguments(["--output_dir", "unused", "--use_cpu", "true", *flags])[2]
+
+    monkeypatch.setattr(arguments, "spare_cores", lambda on_cpu: 6)
+    chosen = workers()
+    assert (chosen.dataloader_num_workers, chosen.dataloader_persistent_workers) == (6, True)
+    chosen.limit_workers(1)
+    assert (chosen.dataloader_num_workers, chosen.dataloader_persistent_workers) == (1, True)
+    chosen.limit_workers(0)
+    assert (chosen.dataloader_num_workers, chosen.dataloader_persistent_workers) == (0, False)
+    given = workers("--dataloader_num_workers", "3", "--dataloader_persistent_workers", "false")
+    given.limit_workers(0)
+    assert (given.dataloader_num_workers, given.dataloader_persistent_workers) == (3, False)
+    monkeypatch.setattr(arguments, "spare_cores", lambda on_cpu: 0)
+    assert workers().dataloader_num_workers == 0
+    asked = workers("--dataloader_prefetch_factor", "4")
+    assert (asked.dataloader_num_workers, asked.dataloader_prefetch_factor) == (1, 4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores of a process are counted by Linux")
+def test_spare_cores(monkeypatch):
+    for cores, processes, on_cpu, spare in ((2, 1, True, 0), (2, 1, False, 1), (16, 2, False, 7), (64, 1, True, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert arguments.spare_cores(on_cpu) == spare

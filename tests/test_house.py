@@ -16,7 +16,7 @@ TRAINING = sorted((ROOT / "modeling_cue" / "training").glob("*.py"))
 FLOORS = {
     "configuration_cue": 0,
     "cone_type": 1, "sphere": 1, "cone_volume": 1, "cones": 1, "contrastive": 1,
-    "media_files": 0, "media_image": 1, "media_audio": 1, "media_video": 1,
+    "media_files": 0, "media_image": 1, "media_pixels": 1, "media_audio": 1, "media_video": 1,
     "encoders": 2, "heads": 2, "composition": 2, "processing_cue": 2,
     "modeling_base": 3, "modeling_cue": 3,
 }  # fmt: skip

@@ -25,6 +25,7 @@ def make_trainer(model, processor, folder, modalities=("image",), stores=None, *
         "output_dir": str(folder), "per_device_train_batch_size": 4, "max_steps": 4, "logging_steps": 1,
         "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True,
         "use_cpu": True, "learning_rate": 1e-3, "seed": 0, "max_grad_norm": 1.0,
+        "dataloader_num_workers": 0,
     }  # fmt: skip
     return CUETrainer(
         model=model,

@@ -96,6 +96,7 @@ def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEMod
         **_config_fields(model),
     )
     settings: dict[str, Any] = {"num_frames": model.num_frames, "whole_image": model.whole_image}
+    settings |= {"fast_images": model.fast_images, "jpeg_draft": model.jpeg_draft}
     if model.text_prefix is not None:
         settings["text_prefix"] = model.text_prefix
     if model.max_text_length is not None:

@@ -6,13 +6,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
 from ..encoders import MODALITIES
 from ..media_audio import load_audio
 from ..media_files import MediaError
-from ..media_image import load_image
+from ..media_pixels import mirror
 from ..media_video import load_video
 from .features import FeatureStore, Place
 from .phrases import hash_id, normalise, split_phrases, words
@@ -96,6 +95,12 @@ class CUECollator:
         self.mirror_images = mirror_images
         self.compounds = compounds
         self._read: dict[str, Any] | None = None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there are media to decode: of cached features there are none."""
+        cached = self.features.modalities if self.features is not None else ()
+        return any(modality in MEDIA and modality not in cached for modality in self.modalities)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         try:
@@ -237,8 +242,8 @@ class CUECollator:
         if modality == "text":
             return value
         if modality == "image":
-            image = load_image(value)
-            return ImageOps.mirror(image) if self._mirrors(modality) else image
+            image = self.processor.pipeline.prepare(value)
+            return mirror(image) if self._mirrors(modality) else image
         if modality == "audio":
             return load_audio(value, self.processor.feature_extractor.sampling_rate)
         return load_video(value, self.processor.num_frames)

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from PIL import ImageOps
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..encoders import MODALITIES, hidden_size
 from ..media_files import MediaError
+from ..media_pixels import mirror
 from .collator import MEDIA, CUECollator
 from .feature_files import FeatureCacheError, ShardWriter, open_shard, shard_schema, sweep
 from .feature_keys import shard_keys, shard_rows, tower_key, weights_digest
@@ -256,7 +256,7 @@ class _Prepared(torch.utils.data.Dataset):
             loaded = self.collator.load_medium(self.modality, value)
         except MediaError as error:
             return error
-        return ImageOps.mirror(loaded) if self.mirrored else loaded
+        return mirror(loaded) if self.mirrored else loaded
 
     def prepare(self, loaded: list[Any]) -> tuple[dict[str, Any], list[str | None]]:
         """The tower's inputs; and for each value None, or "" where there was none, or why it could not be read."""

@@ -43,7 +43,7 @@ def feature_stores(
         dtype=data.feature_dtype,
         autocast=PRECISION.get(training.mixed_precision),
         batch_size=training.eval_batch_size,
-        num_workers=training.dataloader_num_workers,
+        num_workers=training.dataloader_num_workers or 0,
         bad_rows=bad_rows,
         show_progress=training.should_log and not training.disable_tqdm,
     )

@@ -17,12 +17,14 @@ def caption_pairs(
     *,
     seed: int = 0,
     shuffle_buffer_size: int = 1000,
+    images: Any = None,
 ) -> "CaptionPairs | CaptionStream":
     """`CaptionPairs` of rows that can be indexed, `CaptionStream` of a stream.
 
     Args:
         captions_per_image: 1: every (image, caption) pair; "all": every image once, with all its captions.
         seed, shuffle_buffer_size: for streams; rows that can be indexed are shuffled by the data loader.
+        images: of rows that can be indexed, read in place of their own.
 
     Raises:
         ValueError: another `captions_per_image`.
@@ -32,17 +34,20 @@ def caption_pairs(
     every = str(captions_per_image) == "all"
     if isinstance(rows, RowStream):
         return CaptionStream(rows, every, seed, shuffle_buffer_size)
-    return CaptionPairs(rows, every)
+    return CaptionPairs(rows, every, images)
 
 
 class CaptionPairs(torch.utils.data.Dataset):
     """Rows with `caption_index`, the numbers of the captions that count this time, and `index`, the number of the row.
 
-    An image is never parted from its captions: an item is its whole row.
+    An image is never parted from its captions: an item is its whole row, with the image of that number in `images`
+    where these are given.
     """
 
-    def __init__(self, rows: Dataset, every_caption: bool = False):
-        self.rows, self.every_caption = rows, every_caption
+    def __init__(self, rows: Dataset, every_caption: bool = False, images: Any = None):
+        # What comes from elsewhere need not be read.
+        self.rows = rows if images is None else rows.remove_columns(["image"])
+        self.every_caption, self.images = every_caption, images
         counts = [len(captions) for captions in rows["caption"]]
         self._ends = np.cumsum(np.ones_like(counts) if every_caption else counts)
 
@@ -54,6 +59,8 @@ class CaptionPairs(torch.utils.data.Dataset):
             raise IndexError(f"item {item} is not among the {len(self)} of this data")
         index = int(np.searchsorted(self._ends, item, side="right"))
         row = self.rows[index]
+        if self.images is not None:
+            row["image"] = self.images[index]
         count = len(row["caption"])
         chosen = list(range(count)) if self.every_caption else [item - int(self._ends[index]) + count]
         return {"index": index, **row, "caption_index": chosen}

@@ -12,12 +12,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from configuration_cue import CUEConfig
 
+from ..processing_cue import CUEProcessor
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
 from .building import checkpoint_config
 from .collator import CUECollator
 from .data import load_rows
 from .demo import demo_report
 from .frozen import feature_stores
+from .image_cache import ImageCache, build_image_cache
 from .lora import forget_adapter
 from .losses import LETTERS
 from .pairs import CaptionPairs, caption_pairs
@@ -129,6 +131,8 @@ def build_trainer(
     for split, store in stores.items():  # what nobody will read
         splits[split] = splits[split].remove_columns([c for c in store.modality_of if c in splits[split].column_names])
 
+    images = _image_caches(processor, splits, data, training, rows.bad_rows)
+
     def collator(split: str, count: int | None) -> CUECollator:
         mirror = data.mirror_images and split == "train"
         compounds = split != "train" or training.composition_weight > 0
@@ -138,20 +142,44 @@ def build_trainer(
         model=cue,
         args=training,
         train_dataset=caption_pairs(
-            splits["train"], data.captions_per_image, seed=training.seed, shuffle_buffer_size=data.shuffle_buffer_size
+            splits["train"],
+            data.captions_per_image,
+            seed=training.seed,
+            shuffle_buffer_size=data.shuffle_buffer_size,
+            images=images.get("train"),
         ),
-        eval_dataset=_whole_rows(splits["validation"]),
+        eval_dataset=_whole_rows(splits["validation"], images.get("validation")),
         data_collator=collator("train", phrases),
         eval_collator=collator("validation", None),
         processing_class=processor,
     )
-    trainer.test_collator, trainer.test_rows = collator("test", None), _whole_rows(splits["test"])
+    rows.train, rows.validation, rows.test = splits.values()
+    trainer.test_collator, trainer.test_rows = collator("test", None), _whole_rows(splits["test"], images.get("test"))
     return trainer
 
 
-def _whole_rows(rows: Any) -> Any:
+def _whole_rows(rows: Any, images: ImageCache | None = None) -> Any:
     """Evaluation sees every row once, with all its captions; a stream is numbered by the trainer."""
-    return CaptionPairs(rows, every_caption=True) if isinstance(rows, Dataset) else rows
+    return CaptionPairs(rows, every_caption=True, images=images) if isinstance(rows, Dataset) else rows
+
+
+def _image_caches(
+    processor: CUEProcessor,
+    splits: dict[str, Any],
+    data: DataArguments,
+    training: CUETrainingArguments,
+    bad_rows: BadRows,
+) -> dict[str, ImageCache]:
+    """Decoded images of the splits whose images will be read, where a cache is named."""
+    if data.image_cache is None:
+        return {}
+    with_images = {s: rows for s, rows in splits.items() if isinstance(rows, Dataset) and "image" in rows.column_names}
+    if not with_images:
+        logger.warning("image_cache is not used: no image will be read, or they come as a stream")
+    return {
+        split: build_image_cache(processor, rows, data.image_cache, bad_rows, training.dataloader_num_workers or 0)
+        for split, rows in with_images.items()
+    }
 
 
 def train(trainer: CUETrainer) -> None:

@@ -45,6 +45,12 @@ class CUETrainer(Trainer):
 
     def __init__(self, *args: Any, eval_collator: CUECollator, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if not eval_collator.decodes:
+            self.args.limit_workers(0)
+        elif isinstance(self.train_dataset, IterableDataset):
+            # One reads a stream in the order that none would: that it is the same on every machine is what gives
+            # each process its own share.
+            self.args.limit_workers(1)
         self.eval_collator = eval_collator
         # The loss is a mean over the batch: the Trainer divides it by the accumulated steps.
         self.loss_is_scaled_for_ga = False
@@ -187,6 +193,7 @@ class CUETrainer(Trainer):
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         sampler: Any
         rows: Any
+        workers = self.args.dataloader_num_workers or 0
         if isinstance(dataset, IterableDataset):
             sampler, rows = None, _Strided(dataset, self.args.process_index, self.args.world_size)
         else:
@@ -198,7 +205,9 @@ class CUETrainer(Trainer):
             batch_size=self.args.eval_batch_size,
             sampler=sampler,
             collate_fn=self.eval_collator,
-            num_workers=self.args.dataloader_num_workers,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
