@@ -1,9 +1,10 @@
 """Frozen towers: a training step from cached features beside one that runs the towers, and what filling costs.
 
 python benchmarks/features.py [--rows 512] [--captions 5] [--batch 32] [--rounds 5] [--steps 20] [--threads 1]
-                              [--size small]
+                              [--size small] [--losses all]
 
-A ViT and a BERT, built here, stay frozen; heads are trained by contrast, containment and composition. Rows are
+A ViT and a BERT, built here, stay frozen; heads are trained by contrast, containment and composition, or by contrast
+alone, which is what other contrastive trainers do. Rows are
 procedural images of 256 pixels (JPEG, decoded and prepared in every step that runs the towers) with captions of words
 drawn here. A step is everything: rows to a batch, forward, backward, AdamW. In each round both kinds of step are timed
 in turns, as is filling a cache anew and an epoch of (image, caption) pairs with the towers running, which is the
@@ -32,6 +33,7 @@ from modeling_cue import CUEConfig, CUEModel, CUEProcessor
 from modeling_cue.training.collator import CUECollator, row_phrases
 from modeling_cue.training.evaluation import embedded_kinds
 from modeling_cue.training.feature_filling import FeatureCache
+from modeling_cue.training.features import FeatureStore
 from modeling_cue.training.losses import LossWeights, compute_losses, total_loss
 from modeling_cue.training.pairs import CaptionPairs
 
@@ -98,8 +100,8 @@ def make_processor() -> CUEProcessor:
 class Training:
     """Steps of heads over one kind of batch."""
 
-    def __init__(self, model: CUEModel, collator: CUECollator, pairs: CaptionPairs, batch: int):
-        self.model, self.collator, self.pairs, self.batch = model, collator, pairs, batch
+    def __init__(self, model: CUEModel, collator: CUECollator, pairs: CaptionPairs, batch: int, weights: LossWeights):
+        self.model, self.collator, self.pairs, self.batch, self.weights = model, collator, pairs, batch, weights
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
         self.drawn = np.random.default_rng(0)
 
@@ -109,8 +111,8 @@ class Training:
         batch = self.collator([self.pairs[int(i)] for i in chosen])
         output = self.model(**batch["model"])
         scalars = (output.logit_scale, output.containment_scale, output.containment_bias)
-        weights = LossWeights()
-        total_loss(compute_losses(embedded_kinds(output, batch), *scalars, weights), weights).backward()
+        terms = compute_losses(embedded_kinds(output, batch), *scalars, self.weights)
+        total_loss(terms, self.weights).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
         return time.perf_counter() - start
@@ -127,20 +129,30 @@ def main() -> None:
     for name, default in numbers:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--size", choices=SIZES, default="small", help="6 layers of width 192, or 12 of 768")
+    parser.add_argument("--losses", choices=("all", "contrast"), default="all")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
     rows, processor = make_rows(arguments.rows, arguments.captions), make_processor()
     model = make_model(arguments.size, len(processor.tokenizer))
-    texts = [t for row in rows for k, c in enumerate(row["caption"]) for t in (c, *row_phrases(row, k))]
+    texts = [caption for row in rows for caption in row["caption"]]
+    if arguments.losses == "all":
+        texts += [phrase for row in rows for k in range(arguments.captions) for phrase in row_phrases(row, k)]
+    weights = LossWeights() if arguments.losses == "all" else LossWeights(1.0, 0.0, 0.0)
+    model.composition.requires_grad_(arguments.losses == "all")
+
+    def collator(store: FeatureStore | None) -> CUECollator:
+        every = arguments.losses == "all"
+        return CUECollator(processor, modalities, 2 if every else 0, store, compounds=every)
+
     pairs, modalities = CaptionPairs(rows), model.config.modalities
     per_epoch = len(pairs) / arguments.batch
     found: dict[str, list[float]] = {name: [] for name in ("towers", "cached", "fill", "reuse")}
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureCache(model, processor, Path(folder) / "first").store(rows, texts)
         bare = CaptionPairs(rows.remove_columns("image"))
-        towers = Training(model, CUECollator(processor, modalities), pairs, arguments.batch)
-        cached = Training(model, CUECollator(processor, modalities, features=store), bare, arguments.batch)
+        towers = Training(model, collator(None), pairs, arguments.batch, weights)
+        cached = Training(model, collator(store), bare, arguments.batch, weights)
         towers.step(), cached.step()
         for number in range(arguments.rounds):
             found["towers"].append(towers.step())

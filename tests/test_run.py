@@ -74,7 +74,7 @@ def test_local_data_with_frozen_towers_and_a_cache(encoders, data, tmp_path):
 
 def test_two_processes_fill_the_cache_that_nobody_named(encoders, data, tmp_path):
     arguments = [*FAST, *towers(encoders), "--dataset_name", data, "--output_dir", "out", "--freeze", "text", "image"]
-    arguments += ["--per_device_train_batch_size", "2", "--max_train_samples", "4", "--seed", "1"]
+    arguments += ["--per_device_train_batch_size", "2", "--max_train_samples", "3", "--seed", "1"]
     launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     home = {"HF_ASSETS_CACHE": str(tmp_path / "assets")}
