@@ -6,6 +6,7 @@ devices_worker.py OUTPUT ENCODERS CASE...
 import json
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -49,10 +50,14 @@ class Dies(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if args.process_index == 1 and state.global_step == 1:
+            (Path(args.output_dir).parent / "died").write_text(str(time.time()))
             os._exit(7)
 
 
-def train(case: str, names: dict[str, str], folder: Path, items: list[int] | None = None, **arguments) -> CUETrainer:
+def train(
+    case: str, names: dict[str, str], folder: Path, items: list[int] | None = None, resume: str | None = None,
+    **arguments,
+) -> CUETrainer:  # fmt: skip
     modalities, own_items, given = CASES[case]
     processor = CUEProcessor.from_encoders(**names, num_frames=3)
     defaults = {"per_device_train_batch_size": 2, "max_steps": 3, "train_sampling_strategy": "sequential"}
@@ -66,7 +71,7 @@ def train(case: str, names: dict[str, str], folder: Path, items: list[int] | Non
         trainer.add_callback(Dies())
     if case == "unalike" and trainer.args.process_index == 1:
         collator.modalities = ("text",)
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trainer
 
 
@@ -105,15 +110,15 @@ def main(output: str, encoders: str, *cases: str) -> None:
         except ValueError as error:
             found[case] = str(error)
             continue
-        layer = trainer.model.text_tower.encoder.layer[0]
-        rsum = trainer.evaluate()["eval_rsum"]
-        trainer.save_model()
-        found[case] = {
-            "losses": losses(trainer), "rsum": rsum, "kind": type(layer).__name__, "world": trainer.args.world_size,
-            "best": trainer.state.best_metric, "scores": [
-                log["eval_rsum"] for log in trainer.state.log_history if "eval_rsum" in log
-            ],
-        }  # fmt: skip
+        found[case] = {"losses": losses(trainer), "layer": type(trainer.model.text_tower.encoder.layer[0]).__name__}
+        if case == "plain":
+            trainer.save_model()
+        if case == "checkpoints":
+            # Twice: of the best checkpoint, which training went back to, and of the last one.
+            scores = [log["eval_rsum"] for log in trainer.state.log_history if "eval_rsum" in log]
+            found[case] |= {"scores": scores, "best": trainer.evaluate()["eval_rsum"]}
+            again = train(case, names | {"video": "image"}, folder, resume=str(folder / "checkpoint-2"))
+            found[case]["again"] = losses(again)
     if PartialState().is_main_process:
         (Path(output) / "found.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()

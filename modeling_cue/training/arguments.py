@@ -10,6 +10,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+ORDERS = ["random", "sequential", "group_by_length"]
+
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:
     if isinstance(default, list):
@@ -109,6 +111,12 @@ class CUETrainingArguments(TrainingArguments):
     logging_steps: float = _flag(10, "Steps between two log lines.")
     dataloader_num_workers: int = _flag(0, "Processes that load and decode data.")
     lr_scheduler_type: str = _flag("cosine", "Schedule of the learning rate.")
+    train_sampling_strategy: str = _flag(
+        "random",
+        "Order of training rows: random; sequential; or group_by_length: batches of captions of about one length, "
+        "which have less padding, but it changes the negatives: a caption is compared with others of its length only.",
+        choices=ORDERS,
+    )
 
     head_learning_rate: float | None = _flag(None, "Learning rate of all that is not a tower; default: learning_rate.")
     contrastive_weight: float = _flag(1.0, "Weight of InfoNCE between modalities.")
@@ -125,6 +133,11 @@ class CUETrainingArguments(TrainingArguments):
         for name in ("contrastive_weight", "containment_weight", "composition_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid; it must be zero or more")
+        if self.train_sampling_strategy not in ORDERS:
+            raise ValueError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r} is not valid; it must be one of "
+                f"{', '.join(ORDERS)}"
+            )
         if self.accelerator_config is None:
             # Rows differ in the number of texts: a batch that one process makes for all could not be cut.
             self.accelerator_config = {"dispatch_batches": False}

@@ -22,6 +22,7 @@ from .gathering import gather_kinds, this_world
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
 from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
+from .pairs import CaptionPairs, GroupedByLength
 from .relations import Embedded
 from .sharding import prepare_for_fsdp, under_own_class, whole_texts
 
@@ -187,6 +188,15 @@ class CUETrainer(Trainer):
                 **options,
             )
         return super().create_optimizer(model)
+
+    # ------------------------------------------------------------------ data
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, CaptionPairs):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return GroupedByLength(self._train_batch_size, dataset.lengths(), seed)
+        return super()._get_train_sampler(train_dataset)
 
     # ------------------------------------------------------------------ evaluation
 
