@@ -33,11 +33,12 @@ CASES = {
     "chunks": (("image",), ALL_ITEMS, {"per_device_train_batch_size": 1, "contrastive_batch_size": 4}),
     "bf16": (("image",), ALL_ITEMS, {"bf16": True}),
     "checkpoints": (
-        ("image",),
+        ("image", "audio", "video"),
         ALL_ITEMS,
         {
             "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
-            "load_best_model_at_end": True,
+            "load_best_model_at_end": True, "save_total_limit": 3, "metric_for_best_model": "radius_mean_image",
+            "greater_is_better": False,
         },
     ),
     "unalike": (("image",), ALL_ITEMS, {}),
@@ -114,9 +115,9 @@ def main(output: str, encoders: str, *cases: str) -> None:
         if case == "plain":
             trainer.save_model()
         if case == "checkpoints":
-            # Twice: of the best checkpoint, which training went back to, and of the last one.
-            scores = [log["eval_rsum"] for log in trainer.state.log_history if "eval_rsum" in log]
-            found[case] |= {"scores": scores, "best": trainer.evaluate()["eval_rsum"]}
+            name = "eval_radius_mean_image"
+            scores = [log[name] for log in trainer.state.log_history if name in log]
+            found[case] |= {"scores": scores, "best": trainer.evaluate()[name]}
             again = train(case, names | {"video": "image"}, folder, resume=str(folder / "checkpoint-2"))
             found[case]["again"] = losses(again)
     if PartialState().is_main_process:

@@ -90,14 +90,16 @@ def test_fsdp_saves_the_whole_model(ddp, fsdp):
     assert one == other
     one, other = (AutoModel.from_pretrained(folder).state_dict() for folder in folders)
     for name, tensor in one.items():
-        torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+        # Adam enlarges what is rounding alone: the gradients of biases that a softmax takes out again.
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=3e-5, msg=name)
 
 
 def test_fsdp_goes_back_to_the_best_checkpoint_and_on_from_one(fsdp):
     case = fsdp["checkpoints"]
-    assert case["best"] == max(case["scores"])
+    assert min(case["scores"]) < case["scores"][-1]
+    assert case["best"] == pytest.approx(min(case["scores"]), rel=1e-6)
     assert case["again"][-1] == pytest.approx(case["losses"][-1], rel=1e-5)
-    assert case["losses"] == pytest.approx(fsdp["chunks"]["losses"], rel=1e-5)
+    assert case["losses"] == pytest.approx(fsdp["plain"]["losses"], rel=1e-5)
 
 
 def test_fsdp_refuses_processes_that_would_wait_for_one_another(fsdp):
