@@ -1,15 +1,16 @@
 """Padding of captions: four ways through a text tower, forward and backward.
 
-python benchmarks/text.py [--texts 320] [--batches 4] [--rounds 3] [--threads 1] [--layers 6] [--width 384]
+python benchmarks/text.py [--texts 256] [--batches 5] [--rounds 3] [--threads 1] [--layers 3] [--width 384]
 
 `padded`: every caption to 128 tokens; `dynamic`: to the longest of its batch; `chunks`: that, and in a few runs over
 captions of about one length, which is what CUE does; `grouped`: whole batches of about one length, which CUE does with
---train_sampling_strategy group_by_length, and which changes the negatives. Lengths are log-normal around 15 tokens, 90 %
-of them from 8 to 29 as in captions of photographs, at most 128. Batches are run in turns; printed are the median
+--train_sampling_strategy group_by_length, and which changes the negatives. Lengths are log-normal around 15 tokens,
+90 % of them from 8 to 29 as in captions of photographs, at most 128. Batches are run in turns; printed are the median
 (smallest, largest) ratio of texts/s to `dynamic`, and how far the gradients lie apart.
 """
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -42,7 +43,14 @@ def main() -> None:
     from modeling_cue.encoders import TEXT_CHUNKS, build_tower, pool, run_tower
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("texts", 320), ("batches", 4), ("rounds", 3), ("threads", 1), ("layers", 6), ("width", 384)):
+    for name, default in (
+        ("texts", 256),
+        ("batches", 5),
+        ("rounds", 3),
+        ("threads", 1),
+        ("layers", 3),
+        ("width", 384),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -58,9 +66,11 @@ def main() -> None:
     lengths, tokens = make_lengths(count), torch.randint(1, 3000, (count, LONGEST))
     orders = {"random": torch.randperm(count).tolist()}
     orders["grouped"] = get_length_grouped_indices(lengths.tolist(), size, mega_batch_mult=50)
-    chosen = torch.linspace(0, 49, arguments.batches).long().tolist()
+    chosen = [int(50 * (k + 0.5) / arguments.batches) for k in range(arguments.batches)]
+    # Padded batches are all of one shape.
+    own = {method: chosen[:1] if method == "padded" else chosen for method in METHODS}
 
-    def step(method: str, batch: int) -> None:
+    def step(method: str, batch: int, tower=tower) -> None:
         order = orders["grouped" if method == "grouped" else "random"]
         rows = order[batch * size : (batch + 1) * size]
         ids, mask = make_batch(rows, lengths, tokens, method == "padded")
@@ -68,27 +78,28 @@ def main() -> None:
         pooled = pool(run_tower(tower, "text", ids, mask, text_chunks=chunks), "mean")
         # A loss of which the gradient is another for each text.
         target = torch.linspace(-1, 1, pooled.numel()).view_as(pooled)
-        (pooled * target).sum().backward()
+        (pooled * target.to(pooled)).sum().backward()
 
-    gradients = {}
-    for method in ("padded", "dynamic", "chunks"):
-        tower.zero_grad()
-        step(method, chosen[0])
-        gradients[method] = torch.cat([p.grad.flatten() for p in tower.parameters() if p.grad is not None])
+    # In float64, so that what is left is not the order of sums.
+    gradients, exact = {}, copy.deepcopy(tower).double()
+    for method in ("dynamic", "chunks"):
+        exact.zero_grad()
+        step(method, chosen[0], exact)
+        gradients[method] = torch.cat([p.grad.flatten() for p in exact.parameters() if p.grad is not None])
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     for _ in range(arguments.rounds):
         for method in METHODS:
             tower.zero_grad()
             start = time.perf_counter()
-            for batch in chosen:
+            for batch in own[method]:
                 step(method, batch)
-            seconds[method].append(time.perf_counter() - start)
+            seconds[method].append((time.perf_counter() - start) / len(own[method]))
     quantiles = lengths.float().quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
-    print(f"lengths: median {quantiles[1]:.0f}, 90 % from {quantiles[0]:.0f} to {quantiles[2]:.0f}, longest {lengths.max()}")
+    print("lengths: median {1:.0f}, 90 % from {0:.0f} to {2:.0f}, longest".format(*quantiles), int(lengths.max()))
     base = gradients["dynamic"]
     for method, taken in seconds.items():
         ratios = [other / mine for mine, other in zip(taken, seconds["dynamic"], strict=True)]
-        line = f"{method:8}{arguments.batches * size / statistics.median(taken):8.1f} texts/s  "
+        line = f"{method:8}{size / statistics.median(taken):8.1f} texts/s  "
         line += f"{statistics.median(ratios):.2f}x ({min(ratios):.2f}, {max(ratios):.2f})"
         if method in gradients:
             line += f"  gradient apart by {((gradients[method] - base).norm() / base.norm()).item():.1e} of its length"

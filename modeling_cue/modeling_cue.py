@@ -14,8 +14,16 @@ from .cones import Cone
 from .configuration_cue import CUEConfig
 from .contrastive import info_nce
 from .encoders import (
-    MODALITIES, TEXT_CHUNKS, average_views, build_tower, hidden_size, load_tower, pool, run_tower, tower_pooler,
-)  # fmt: skip
+    MODALITIES,
+    TEXT_CHUNKS,
+    average_views,
+    build_tower,
+    hidden_size,
+    load_tower,
+    pool,
+    run_tower,
+    tower_pooler,
+)
 from .heads import AttentionPooler, ProjectionHead, Scales
 from .modeling_base import CUEOutput, CUEPreTrainedModel
 

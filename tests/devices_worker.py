@@ -7,11 +7,7 @@ import json
 import os
 import sys
 import time
-import warnings
 from pathlib import Path
-
-# Before anything that warns at import.
-warnings.simplefilter("ignore")
 
 import torch
 from accelerate import PartialState

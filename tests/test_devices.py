@@ -35,6 +35,7 @@ def test_every_setting_is_one_that_accelerate_knows(path):
 def launch(settings: str, folder: Path, encoders: dict[str, Path], *cases: str) -> subprocess.CompletedProcess:
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+        "PYTHONWARNINGS": "ignore",
     }  # fmt: skip
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(SETTINGS / settings)]
     command += ["--num_processes", "2", str(HERE / "devices_worker.py"), str(folder), str(encoders["bert"].parent)]

@@ -17,9 +17,7 @@ def pairs():
 
 
 def batches(model, processor, folder, pairs, strategy):
-    trainer = make_trainer(
-        model, processor, folder, per_device_train_batch_size=8, train_sampling_strategy=strategy
-    )
+    trainer = make_trainer(model, processor, folder, per_device_train_batch_size=8, train_sampling_strategy=strategy)
     trainer.train_dataset, trainer.data_collator.phrases_per_caption = pairs, 0
     return [batch["model"]["attention_mask"] for batch in trainer.get_train_dataloader()]
 

@@ -66,7 +66,8 @@ def whole_texts(model: nn.Module) -> None:
 def under_own_class(model: nn.Module) -> Iterator[None]:
     """A sharded model is of a class made on the way: what is saved beside the weights is the code of its own class."""
     sharded = model.__class__
-    model.__class__ = next(kind for kind in sharded.__mro__ if not issubclass(kind, FSDPModule))
+    own: Any = next(kind for kind in sharded.__mro__ if not issubclass(kind, FSDPModule))
+    model.__class__ = own
     try:
         yield
     finally:

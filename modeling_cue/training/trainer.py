@@ -56,10 +56,11 @@ class CUETrainer(Trainer):
             self._train_batch_size = self.args.contrastive_batch_size // self.args.world_size
             collator: Any = self.data_collator
             self.data_collator = ChunkedCollator(collator, self.args.train_batch_size)
+        whole: Any = self.model
         if self.is_fsdp_enabled:
-            prepare_for_fsdp(self.model, self.accelerator.state.fsdp_plugin, self.args.device)
+            prepare_for_fsdp(whole, self.accelerator.state.fsdp_plugin, self.args.device)
         if self.args.torch_compile:
-            whole_texts(self.model)
+            whole_texts(whole)
         self._terms: dict[str, list[Tensor]] = defaultdict(list)
         self._seen: dict[str, Embedded] = {}
         self._started = False
@@ -80,7 +81,7 @@ class CUETrainer(Trainer):
         loss = self._loss(embedded, _scalars(output))
         return (loss, output) if return_outputs else loss
 
-    def _embed(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Embedded]]:
+    def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, dict[str, Embedded]]:
         # Accelerate gives autocast to every model but one that FSDP shards.
         with self.accelerator.autocast():
             output = model(**inputs["model"])
@@ -161,7 +162,8 @@ class CUETrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with under_own_class(self.model):
+        model: Any = self.model
+        with under_own_class(model):
             super()._save(output_dir, state_dict)
 
     # ------------------------------------------------------------------ optimiser
