@@ -2,10 +2,12 @@
 
 python benchmarks/memory.py losses [--rows 4096 32768] [--dim 512] [--threads 2]
 python benchmarks/memory.py chunks [--batches 32 512 1024] [--chunk 32] [--captions 5] [--threads 2]
+python benchmarks/memory.py activations
 
 Every measurement is a process of its own; memory is the peak above what stood before it began. `losses` takes InfoNCE
 and containment of as many captions as images, forward and backward. `chunks` trains a ViT and a BERT with AdamW: plain
-batches up to the first two sizes, chunks from the second on.
+batches up to the first two sizes, chunks from the second on. `activations` counts the weights of a ViT-B/32 and a BERT
+base tower with their heads, and what autograd keeps of an image and of a text in bfloat16.
 """
 
 import argparse
@@ -116,6 +118,40 @@ def measure_chunks(method: str, batch: int, chunk: int, captions: int) -> dict[s
     return {"seconds": min(step(batch) for _ in range(2)), "MiB": peak()}
 
 
+def count_activations() -> None:
+    from modeling_cue import CUEConfig, CUEModel
+
+    config = CUEConfig(
+        text_config={"model_type": "bert"},
+        image_config={"model_type": "clip_vision_model", "patch_size": 32, "hidden_size": 768},
+    )
+    model = CUEModel(config).train()
+    for name in ("text_tower", "image_tower", "text_head", "image_head", "composition"):
+        print(f"{name:12}{sum(p.numel() for p in getattr(model, name).parameters()) / 1e6:8.2f} M weights")
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def kept(**inputs: torch.Tensor) -> int:
+        storages: dict[int, torch.UntypedStorage] = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu"):
+            model(**inputs)
+        return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in weights)
+
+    def each(make) -> float:
+        # What does not grow with the batch are copies of weights in bfloat16.
+        return (kept(**make(6)) - kept(**make(2))) / 4 / 2**20
+
+    image = each(lambda n: {"pixel_values": torch.randn(n, 3, 224, 224)})
+    print(f"an image keeps {image:.1f} MiB")
+    for length in (8, 16, 32):
+        text = each(lambda n, length=length: {"input_ids": torch.randint(1000, 30000, (n, length))})
+        print(f"a text of {length} tokens keeps {text:.2f} MiB")
+
+
 def measure_alone(arguments: argparse.Namespace, *case: object) -> dict[str, float]:
     command = [sys.executable, __file__, *sys.argv[1:], "--case", json.dumps(case)]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -126,7 +162,7 @@ def measure_alone(arguments: argparse.Namespace, *case: object) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["losses", "chunks"])
+    parser.add_argument("what", choices=["losses", "chunks", "activations"])
     parser.add_argument("--rows", type=int, nargs="+", default=[4096, 32768])
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 512, 1024])
@@ -144,6 +180,8 @@ def main() -> None:
             result = measure_chunks(method, size, arguments.chunk, arguments.captions)
         print(json.dumps(result))
         return
+    if arguments.what == "activations":
+        return count_activations()
     if arguments.what == "losses":
         cases = [(m, n) for n in arguments.rows for m in ("whole", "strips") if m == "strips" or n <= 8192]
     else:

@@ -46,14 +46,16 @@ TEXTS_PER_CHUNK = 64
 TEXT_CHUNKS = 4
 
 
-def _run_text(tower: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, **_: Any) -> TowerOutput:
-    """A text tower in up to `TEXT_CHUNKS` runs over texts of about one length, each padded no further than needed.
+def _run_text(
+    tower: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, *, text_chunks: int, **_: Any
+) -> TowerOutput:
+    """A text tower in up to `text_chunks` runs over texts of about one length, each padded no further than needed.
 
     A token attends to no padding, so that this changes nothing but the time. What is cut off are places that hold
     padding, whose tokens come back as zeros.
     """
     mask = torch.ones_like(input_ids) if mask is None else mask
-    chunks = min(TEXT_CHUNKS, len(input_ids) // TEXTS_PER_CHUNK)
+    chunks = min(text_chunks, len(input_ids) // TEXTS_PER_CHUNK)
     if chunks < 2 or not bool((mask[:, :-1] >= mask[:, 1:]).all()):  # left padding would move positions
         output = tower(input_ids=input_ids, attention_mask=mask)
         return TowerOutput(output.last_hidden_state, mask.bool(), output.get("pooler_output"))
@@ -288,10 +290,11 @@ def _quiet() -> Iterator[None]:
 
 
 def run_tower(
-    tower: PreTrainedModel, modality: str, values: Tensor, mask: Tensor | None, *, crop_audio: bool = True
-) -> TowerOutput:
+    tower: PreTrainedModel, modality: str, values: Tensor, mask: Tensor | None, *, crop_audio: bool = True,
+    text_chunks: int = TEXT_CHUNKS,
+) -> TowerOutput:  # fmt: skip
     """Runs a tower over one batch of its modality's input; video frames come as images, (B * F, 3, H, W)."""
-    return tower_family(tower.config, modality).run(tower, values, mask, crop=crop_audio)
+    return tower_family(tower.config, modality).run(tower, values, mask, crop=crop_audio, text_chunks=text_chunks)
 
 
 def pool(output: TowerOutput, pooler: str) -> Tensor:

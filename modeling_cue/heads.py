@@ -125,9 +125,10 @@ class Scales(nn.Module):
     def __init__(self, logit_scale_init: float, containment_scale_init: float):
         super().__init__()
         self.initial = (logit_scale_init, containment_scale_init)
-        self.logit_scale = nn.Parameter(torch.tensor(logit_scale_init))
-        self.containment_scale = nn.Parameter(torch.tensor(containment_scale_init))
-        self.containment_bias = nn.Parameter(torch.tensor(0.0))
+        # One element in one dimension: FSDP shards along the first dimension, and refuses a scalar.
+        self.logit_scale = nn.Parameter(torch.tensor([logit_scale_init]))
+        self.containment_scale = nn.Parameter(torch.tensor([containment_scale_init]))
+        self.containment_bias = nn.Parameter(torch.tensor([0.0]))
 
     def reset_parameters(self) -> None:
         init.constant_(self.logit_scale, self.initial[0])
@@ -136,8 +137,8 @@ class Scales(nn.Module):
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         return (
-            self.logit_scale.float().exp().clamp(max=100.0),
-            self.containment_scale.float().exp(),
+            self.logit_scale.float().exp().clamp(max=100.0).squeeze(0),
+            self.containment_scale.float().exp().squeeze(0),
             # A copy: DistributedDataParallel takes a parameter that is itself an output for an unused one.
-            self.containment_bias.float().clone(),
+            self.containment_bias.float().clone().squeeze(0),
         )

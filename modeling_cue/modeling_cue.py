@@ -13,7 +13,17 @@ from .composition import CompositionLayer
 from .cones import Cone
 from .configuration_cue import CUEConfig
 from .contrastive import info_nce
-from .encoders import MODALITIES, average_views, build_tower, hidden_size, load_tower, pool, run_tower, tower_pooler
+from .encoders import (
+    MODALITIES,
+    TEXT_CHUNKS,
+    average_views,
+    build_tower,
+    hidden_size,
+    load_tower,
+    pool,
+    run_tower,
+    tower_pooler,
+)
 from .heads import AttentionPooler, ProjectionHead, Scales
 from .modeling_base import CUEOutput, CUEPreTrainedModel
 
@@ -23,7 +33,12 @@ class CUEModel(CUEPreTrainedModel):
 
     `CUEModel(config)` builds fresh weights from the configuration alone; `from_encoders` starts from pretrained
     towers; `from_pretrained` loads a trained CUE and refuses a checkpoint that lacks weights.
+
+    `text_chunks` is the number of runs, by length, that a large batch of texts is cut into at most: 1 is slower with
+    the same result, and does not depend on the batch.
     """
+
+    text_chunks = TEXT_CHUNKS
 
     def __init__(self, config: CUEConfig, towers: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
@@ -143,7 +158,9 @@ class CUEModel(CUEPreTrainedModel):
                     f"{tuple(values.shape)}: sample the clip with CUEProcessor"
                 )
             frames, values = values.shape[1], values.flatten(0, 1)
-        output = run_tower(tower, modality, values, mask, crop_audio=self.config.crop_audio)
+        output = run_tower(
+            tower, modality, values, mask, crop_audio=self.config.crop_audio, text_chunks=self.text_chunks
+        )
         if pooler == "attention":
             tokens = output.tokens.unflatten(0, (-1, frames)).flatten(1, 2) if frames else output.tokens
             return tokens, output.mask

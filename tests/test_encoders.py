@@ -78,7 +78,7 @@ def test_padding_changes_nothing(family, encoders):
 
 @pytest.mark.parametrize("pooler", ["habit", "mean", "attention"])
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_texts_run_in_chunks_of_one_length(side, pooler, encoders, monkeypatch):
+def test_texts_run_in_chunks_of_one_length(side, pooler, encoders):
     for family in (name for name, kind in TOWERS.items() if kind.modality == "text"):
         generator = torch.Generator().manual_seed(3)
         count, longest = 4 * encoders_module.TEXTS_PER_CHUNK + 3, 12
@@ -97,9 +97,8 @@ def test_texts_run_in_chunks_of_one_length(side, pooler, encoders, monkeypatch):
         )
         with torch.no_grad():
             chunked = model.get_text_cones(input_ids=ids, attention_mask=mask)
-            with monkeypatch.context() as patch:
-                patch.setattr(encoders_module, "TEXT_CHUNKS", 1)
-                whole = model.get_text_cones(input_ids=ids, attention_mask=mask)
+            model.text_chunks = 1
+            whole = model.get_text_cones(input_ids=ids, attention_mask=mask)
         torch.testing.assert_close(chunked.axis, whole.axis, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(chunked.radius, whole.radius, rtol=1e-5, atol=1e-5)
         assert seen[-1] == ids.numel()

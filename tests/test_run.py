@@ -22,7 +22,7 @@ def run(*arguments, launcher=(), folder, **environment):
     environment = (
         os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"} | environment
     )
-    command = [sys.executable, *launcher, str(ROOT / "run_contrastive.py"), *map(str, arguments)]
+    command = [sys.executable, *map(str, launcher), str(ROOT / "run_contrastive.py"), *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
@@ -75,8 +75,7 @@ def test_local_data_with_frozen_towers_and_a_cache(encoders, data, tmp_path):
 def test_two_processes_fill_the_cache_that_nobody_named(encoders, data, tmp_path):
     arguments = [*FAST, *towers(encoders), "--dataset_name", data, "--output_dir", "out", "--freeze", "text", "image"]
     arguments += ["--per_device_train_batch_size", "2", "--max_train_samples", "3", "--seed", "1"]
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "configs" / "accelerate" / "cpu_2.yaml"]
     home = {"HF_ASSETS_CACHE": str(tmp_path / "assets")}
     printed = run(*arguments, launcher=launcher, folder=tmp_path, **home)
     folder = tmp_path / "assets" / "cue" / "features"
@@ -115,13 +114,17 @@ def test_resume_and_best_model(encoders, data, tmp_path):
 
 def test_two_processes_measure_what_one_measures(encoders, data, tmp_path):
     arguments = [*FAST, *towers(encoders), "--dataset_name", data, "--learning_rate", "0", "--head_learning_rate", "0"]
+    arguments += ["--captions_per_image", "all"]
     run(*arguments, "--output_dir", "one", "--per_device_train_batch_size", "4", folder=tmp_path)
-    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # `--cpu --num_processes 2` would start one process only.
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "configs" / "accelerate" / "cpu_2.yaml"]
     printed = run(
         *arguments, "--output_dir", "two", "--per_device_train_batch_size", "2", launcher=launcher, folder=tmp_path
     )
     assert printed.count("results:") == 1
+    # Six rows are two steps of four, of one process or of two; two alone would need three steps.
+    epochs = [json.loads((tmp_path / n / "trainer_state.json").read_text())["epoch"] for n in ("one", "two")]
+    assert epochs == [1.0, 1.0]
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     for name, value in one.items():
         if "_R@" in name or "containment" in name or "rsum" in name or "radius" in name:

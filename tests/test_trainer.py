@@ -186,3 +186,28 @@ def test_results_are_json(model, processor, tmp_path):
     trainer = make_trainer(model, processor, tmp_path)
     trainer.save_metrics("test", trainer.evaluate())
     assert "eval_rsum" in json.loads((tmp_path / "all_results.json").read_text())
+
+
+def test_the_optimiser_is_fused_with_every_rate(model, processor, tmp_path):
+    groups = make_trainer(model, processor, tmp_path, head_learning_rate=0.5).create_optimizer().param_groups
+    assert len(groups) == 4
+    assert all(group["fused"] for group in groups)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_compiled_training_takes_the_same_steps(model, processor, tmp_path):
+    one, other = (
+        make_trainer(copy.deepcopy(model), processor, tmp_path, max_steps=3, torch_compile=compiled)
+        for compiled in (False, True)
+    )
+    logs = []
+    for trainer in (one, other):
+        for part in trainer.model.modules():
+            if isinstance(part, torch.nn.Dropout):
+                part.p = 0.0
+        trainer.data_collator.phrases_per_caption = None
+        trainer.train()
+        logs.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert logs[1] == pytest.approx(logs[0], rel=1e-5)

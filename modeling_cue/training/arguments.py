@@ -13,6 +13,8 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+ORDERS = ["random", "sequential", "group_by_length"]
+
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:
     if isinstance(default, list):
@@ -140,6 +142,12 @@ class CUETrainingArguments(TrainingArguments):
         None, "Keep these processes from epoch to epoch. Default: where there are any."
     )
     lr_scheduler_type: str = _flag("cosine", "Schedule of the learning rate.")
+    train_sampling_strategy: str = _flag(
+        "random",
+        "Order of training rows: random; sequential; or group_by_length: batches of captions of about one length, "
+        "which have less padding, but it changes the negatives: a caption is compared with others of its length only.",
+        choices=ORDERS,
+    )
 
     head_learning_rate: float | None = _flag(None, "Learning rate of all that is not a tower; default: learning_rate.")
     contrastive_weight: float = _flag(1.0, "Weight of InfoNCE between modalities.")
@@ -156,6 +164,11 @@ class CUETrainingArguments(TrainingArguments):
         for name in ("contrastive_weight", "containment_weight", "composition_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid; it must be zero or more")
+        if self.train_sampling_strategy not in ORDERS:
+            raise ValueError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r} is not valid; it must be one of "
+                f"{', '.join(ORDERS)}"
+            )
         if self.accelerator_config is None:
             # Rows differ in the number of texts: a batch that one process makes for all could not be cut.
             self.accelerator_config = {"dispatch_batches": False}

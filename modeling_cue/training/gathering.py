@@ -30,9 +30,10 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]
+        shares = list(gradients[0].contiguous())
+        own = torch.empty_like(shares[0])
+        dist.reduce_scatter(own, shares)
+        return own
 
 
 def gather_rows(tensor: Tensor) -> Tensor:

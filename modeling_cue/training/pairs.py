@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .streams import RowStream
 
@@ -54,6 +55,11 @@ class CaptionPairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    def lengths(self) -> list[int]:
+        """The length in letters of each item's longest caption."""
+        rows = ([len(caption) for caption in captions] for captions in self.rows["caption"])
+        return [length for row in rows for length in ([max(row)] if self.every_caption else row)]
+
     def __getitem__(self, item: int) -> dict[str, Any]:
         if not 0 <= item < len(self):
             raise IndexError(f"item {item} is not among the {len(self)} of this data")
@@ -64,6 +70,22 @@ class CaptionPairs(torch.utils.data.Dataset):
         count = len(row["caption"])
         chosen = list(range(count)) if self.every_caption else [item - int(self._ends[index]) + count]
         return {"index": index, **row, "caption_index": chosen}
+
+
+class GroupedByLength(LengthGroupedSampler):
+    """Items in batches of about one length of captions, in another order each epoch, the same in every process."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        # Of its own: the random state that processes share by default drifts apart as each draws phrases.
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
 
 
 class CaptionStream(torch.utils.data.IterableDataset):

@@ -204,7 +204,8 @@ def evaluate_test(trainer: CUETrainer, rows: Data, data: DataArguments) -> dict[
         return metrics
     trainer.eval_collator = trainer.test_collator
     metrics |= trainer.evaluate(trainer.test_rows, metric_key_prefix="test")
-    if data.dataset_name == "scenes" and trainer.is_world_process_zero():
+    # A sharded model runs in all processes or none.
+    if data.dataset_name == "scenes" and trainer.is_world_process_zero() and not trainer.is_fsdp_enabled:
         cue, processor = trainer.accelerator.unwrap_model(trainer.model), trainer.eval_collator.processor
         metrics |= {f"test_{k}": v for k, v in demo_report(cue, processor, rows.test).items()}
     return metrics
@@ -216,9 +217,12 @@ def evaluate_test(trainer: CUETrainer, rows: Data, data: DataArguments) -> dict[
 def save_and_share(trainer: CUETrainer, metrics: dict[str, float], model: ModelArguments, rows: Data) -> None:
     """Saves model and processor, writes `all_results.json`, prints the table, and pushes where asked."""
     folder = Path(str(trainer.args.output_dir))
-    if model.lora_rank and model.lora_merge:
-        trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    if trainer.is_world_process_zero() and not (model.lora_rank and not model.lora_merge):
+    adapter = bool(model.lora_rank)
+    if adapter and model.lora_merge and trainer.is_fsdp_enabled:
+        logger.warning("the adapter is saved unmerged: under FSDP no process has whole weights; merge by load_lora")
+    elif adapter and model.lora_merge:
+        trainer.model, adapter = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload(), False
+    if trainer.is_world_process_zero() and not adapter:
         forget_adapter(folder, and_base=bool(model.lora_rank))
     trainer.save_model()
     trainer.save_metrics("test" if any(k.startswith("test_") for k in metrics) else "eval", metrics)

@@ -22,7 +22,9 @@ from .gathering import gather_kinds, this_world
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
 from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
+from .pairs import CaptionPairs, GroupedByLength
 from .relations import Embedded
+from .sharding import prepare_for_fsdp, under_own_class, whole_texts
 
 
 class CUETrainer(Trainer):
@@ -61,7 +63,13 @@ class CUETrainer(Trainer):
             self._train_batch_size = self.args.contrastive_batch_size // self.args.world_size
             collator: Any = self.data_collator
             self.data_collator = ChunkedCollator(collator, self.args.train_batch_size)
+        whole: Any = self.model
+        if self.is_fsdp_enabled:
+            prepare_for_fsdp(whole, self.accelerator.state.fsdp_plugin, self.args.device)
+        if self.args.torch_compile:
+            whole_texts(whole)
         self._terms: dict[str, list[Tensor]] = defaultdict(list)
+        self._seen: dict[str, Embedded] = {}
         self._started = False
         self._processor = self.processing_class
 
@@ -90,51 +98,62 @@ class CUETrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        output = model(**inputs["model"])
-        embedded = embedded_kinds(output, inputs)
+        output, embedded = self._embed(model, inputs)
         loss = self._loss(embedded, _scalars(output))
-        self._start_radii(embedded)
         return (loss, output) if return_outputs else loss
+
+    def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, dict[str, Embedded]]:
+        # Accelerate gives autocast to every model but one that FSDP shards.
+        with self.accelerator.autocast():
+            output = model(**inputs["model"])
+        return output, embedded_kinds(output, inputs)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """As in `Trainer`; a batch of chunks is embedded chunk by chunk and compared all at once."""
         if "chunks" not in inputs:
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self._start_radii()
+            return loss
         model.train()
         steps = self.current_gradient_accumulation_steps
-        seen: dict[str, Embedded] = {}
 
         def embed(chunk: Mapping[str, Any]) -> tuple[dict[str, Embedded], Scalars]:
             prepared: Any = self._prepare_inputs(dict(chunk))
-            output = model(**prepared["model"])
-            return embedded_kinds(output, prepared), _scalars(output)
+            output, embedded = self._embed(model, prepared)
+            return embedded, _scalars(output)
 
         def loss_of(embedded: dict[str, Embedded], scalars: Scalars) -> Tensor:
-            seen.update(embedded)
             return self._loss(embedded, scalars) / steps
 
         loss = backward_in_chunks(model, inputs["chunks"], self.args.device, embed, loss_of, self.accelerator.backward)
-        # Only now: the second pass must meet the weights of the first.
-        self._start_radii(seen)
+        self._start_radii()
         if self.args.torch_empty_cache_steps and self.state.global_step % self.args.torch_empty_cache_steps == 0:
             clear_device_cache()
         return loss
 
     def _loss(self, embedded: dict[str, Embedded], scalars: Scalars) -> Tensor:
+        if not self._started:
+            self._seen = embedded
         local, everywhere = gather_kinds(embedded)
         terms = compute_losses(local, *scalars, self.loss_weights, everywhere, this_world())
         for name, value in terms.items():
             self._terms[name].append(value.detach())
         return total_loss(terms, self.loss_weights)
 
-    def _start_radii(self, embedded: dict[str, Embedded]) -> None:
-        """Text starts as wide as to contain what it matches, on average with a margin of 0: containment in balance."""
-        model = self.accelerator.unwrap_model(self.model)
-        if self.state.global_step or not model.training or self.is_fsdp_enabled or self._started:
+    def _start_radii(self) -> None:
+        """Text starts as wide as to contain what it matches, on average with a margin of 0: containment in balance.
+
+        After the first backward pass: the second pass of chunks must meet the weights of the first, and FSDP has put
+        the weights back in their shards.
+        """
+        embedded, self._seen = self._seen, {}
+        if self.state.global_step or self._started:
+            self._started = True
             return
         self._started = True
+        model = self.accelerator.unwrap_model(self.model)
         needed = [torch.zeros(2, device=self.args.device)]
         for kind in MEDIA:
             if "text" in embedded and kind in embedded:
@@ -154,6 +173,19 @@ class CUETrainer(Trainer):
             logs |= {name: round(torch.stack(values).mean().item(), 4) for name, values in self._terms.items()}
             self._terms.clear()
         super().log(logs, start_time)
+
+    # ------------------------------------------------------------------ saving
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `Trainer`; under FSDP whole too, also where checkpoints are kept in shards."""
+        if self.is_fsdp_enabled and not _internal_call:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        model: Any = self.model
+        with under_own_class(model):
+            super()._save(output_dir, state_dict)
 
     # ------------------------------------------------------------------ optimiser
 
@@ -185,6 +217,15 @@ class CUETrainer(Trainer):
         features = self.eval_collator.features
         if features is not None and model is None:  # under FSDP no process has whole towers to compare
             features.check_towers(self.model)
+
+    # ------------------------------------------------------------------ data
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, CaptionPairs):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return GroupedByLength(self._train_batch_size, dataset.lengths(), seed)
+        return super()._get_train_sampler(train_dataset)
 
     # ------------------------------------------------------------------ evaluation
 

@@ -1,0 +1,87 @@
+"""What FSDP must know of a CUE: which modules are gathered one at a time, and what every process must do alike.
+
+A sharded module is gathered by all processes together each time it runs. So every process must run the same modules
+equally often, and nothing may use the weights of a wrapped module without calling it: only the layers of towers are
+wrapped, since towers themselves are run in parts (Whisper's over real frames only).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy, transformer_auto_wrap_policy
+
+from ..encoders import MODALITIES
+from ..modeling_cue import CUEModel
+
+INPUTS = (*(spec.input_name for spec in MODALITIES.values()), *(f"{m}_features" for m in MODALITIES), "parts")
+
+
+def prepare_for_fsdp(model: nn.Module, plugin: FullyShardedDataParallelPlugin, device: torch.device) -> None:
+    """Fits the plugin to the model and the model to sharding, before Accelerate shards it.
+
+    Raises:
+        ValueError: version 1 of FSDP, or wrapping by size.
+    """
+    if plugin.fsdp_version != 2 or plugin.auto_wrap_policy is size_based_auto_wrap_policy:
+        raise ValueError(
+            "CUE trains with version 2 of FSDP and wrapping by layers: set fsdp_version: 2 and "
+            "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP, as configs/accelerate/fsdp2.yaml does"
+        )
+    if plugin.auto_wrap_policy is transformer_auto_wrap_policy and plugin.transformer_cls_names_to_wrap is None:
+        plugin.transformer_cls_names_to_wrap = layer_names(model)
+    # Weights are gathered in float32 and rounded by autocast, as without FSDP: a policy of bfloat16 would round the
+    # learned scales and the cones too.
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
+    whole_texts(model)
+    model.register_forward_pre_hook(lambda _, __, inputs: _check_alike(inputs, device), with_kwargs=True)
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """The classes of the towers' layers, which stand in lists; a tower without lists is not parted."""
+    lists = [
+        inner
+        for cue in model.modules()
+        if isinstance(cue, CUEModel)
+        for tower in cue.towers.values()
+        for inner in tower.modules()
+        if isinstance(inner, nn.ModuleList)
+    ]
+    return sorted({type(layer).__name__ for layers in lists for layer in layers})
+
+
+def whole_texts(model: nn.Module) -> None:
+    """Texts of a batch run through their tower all at once: how many chunks there are depends on the batch."""
+    for module in model.modules():
+        if isinstance(module, CUEModel):
+            module.text_chunks = 1
+
+
+@contextmanager
+def under_own_class(model: nn.Module) -> Iterator[None]:
+    """A sharded model is of a class made on the way: what is saved beside the weights is the code of its own class."""
+    sharded = model.__class__
+    own: Any = next(kind for kind in sharded.__mro__ if not issubclass(kind, FSDPModule))
+    model.__class__ = own
+    try:
+        yield
+    finally:
+        model.__class__ = sharded
+
+
+def _check_alike(inputs: dict[str, Any], device: torch.device) -> None:
+    given = torch.tensor([inputs.get(name) is not None for name in INPUTS], dtype=torch.int32, device=device)
+    both = torch.stack([given, -given])
+    dist.all_reduce(both, dist.ReduceOp.MAX)
+    differ = [name for name, here, there in zip(INPUTS, *both.tolist(), strict=True) if here != -there]
+    if differ:
+        raise ValueError(
+            f"some processes have {', '.join(differ)} in this batch and others have not, so that they would wait for "
+            "one another for ever: under FSDP every batch needs every input. Use data in which every row has every "
+            "modality (of parts, also composition_weight 0), or DDP (configs/accelerate/ddp.yaml)"
+        )
