@@ -24,9 +24,10 @@ class CUEIndex:
     """Cones with ids and metadata, kept in float32 on the CPU, and searched by cones.
 
     `nearest` goes by the axes alone; `inside` and `containing` answer as `contains` does, `Cone.empty` included. A
-    new index is exact: it compares every query with every cone, and its answers are those of brute force. One made by
-    `approximate` visits only part of the cones for `nearest`. Queries are batches (B,) of cones, held like the cones
-    that are added against `check_cone`, as float32; they give a list of B `Hits`.
+    new index is exact: it compares every query with every cone, and its answers are those of brute force, up to the
+    last bit of an angle, which in torch depends on the layout of a batch (here it does not). One that `approximate`
+    made visits only part of the cones for `nearest`. Queries are batches (B,) of cones, held like the cones that are
+    added against `check_cone`, as float32; they give a list of B `Hits`.
 
     Args:
         dim: D, the dimension of the space, at least 2.
@@ -185,7 +186,8 @@ class CUEIndex:
                 f"expected a batch (B,) of cones, got the shape {tuple(cones.shape)}; one cone: cone[None]"
             )
         cones = cones.detach().to("cpu")
-        radius = torch.where(is_whole(cones), math.pi, cones.radius.float())
+        # Pi in half precision is pi.
+        radius = torch.where(cones.radius == torch.full_like(cones.radius, math.pi), math.pi, cones.radius.float())
         cones = Cone(cones.axis.float(), radius, cones.empty)
         check_cone(cones)
         return cones

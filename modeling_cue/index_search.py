@@ -14,8 +14,9 @@ from .cones import Cone, angle, containment_margin, contains
 from .index_items import Items
 from .index_vectors import Vectors, containment_queries, cosine_queries, slack
 
-# Numbers in the axes of candidates that are held at once.
-_NUMBERS = 2**22
+# Pairs judged at once, always a multiple of `_EVEN`: in torch the last bit of an arctangent depends on whether
+# its place is in a full vector of the processor, and an answer must not hang on what else is asked.
+_PAIRS, _EVEN = 2**14, 64
 # Candidates beyond k: rounding may have put a neighbour a few places too low.
 _MORE = 16
 # Which query (M,) and which position in the index (M,).
@@ -107,16 +108,16 @@ def ranked(
 
 def _judged(vectors: Vectors, items: Items, cones: Cone, pairs: Pairs, filtered: bool, inverse: bool):
     """The pairs that pass, with their angles and margins."""
-    judged, step = [], max(1, _NUMBERS // cones.dim)
-    for start in range(0, max(1, len(pairs[0])), step):
-        row, position = (x[start : start + step] for x in pairs)
+    judged = []
+    for start in range(0, max(1, len(pairs[0])), _PAIRS):
+        count = min(len(pairs[0]) - start, _PAIRS)
+        row, position = (np.resize(x[start : start + count], count + -count % _EVEN) for x in pairs)
         query, item = cones[torch.from_numpy(row)], items.cones(vectors.axes(position), position)
         outer, inner = (item, query) if inverse else (query, item)
-        if filtered:
-            passed = contains(outer, inner)
-            outer, inner, row, position = outer[passed], inner[passed], row[passed.numpy()], position[passed.numpy()]
         apart, margin = angle(outer.axis, inner.axis), containment_margin(outer, inner)
-        judged.append((row, position, apart.numpy(), margin.numpy()))
+        passed = contains(outer, inner) if filtered else torch.ones_like(apart, dtype=torch.bool)
+        chosen = passed[:count].nonzero()[:, 0].numpy()
+        judged.append(tuple(x[chosen] for x in (row, position, apart.numpy(), margin.numpy())))
     return _joined(judged)
 
 

@@ -181,7 +181,7 @@ class ListedVectors:
     @classmethod
     def load(cls, folder: Path, memory_map: bool) -> "ListedVectors":
         faiss = import_faiss()
-        return cls(faiss.read_index(str(folder / cls.file), faiss.IO_FLAG_MMAP if memory_map else 0), memory_map)
+        return cls(faiss.read_index(str(folder / cls.file), faiss.IO_FLAG_MMAP_IFC if memory_map else 0), memory_map)
 
 
 Vectors = FlatVectors | ListedVectors

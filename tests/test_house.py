@@ -108,10 +108,10 @@ def test_nothing_that_travels_imports_training(path):
 
 def test_public_names_are_pinned():
     assert sorted(modeling_cue.__all__) == [
-        "CUEConfig", "CUEIndex", "CUEModel", "CUEOutput", "CUEPreTrainedModel", "CUEProcessor", "Cone", "angle", "check_cone",
-        "complement", "containment_margin", "containment_probability", "contains", "join", "join_many", "log_volume",
-        "meet", "meet_hull", "membership_margin", "overlaps", "pairwise_angle", "pairwise_containment_margin",
-        "pairwise_containment_probability", "pairwise_contains", "pairwise_overlaps",
+        "CUEConfig", "CUEIndex", "CUEModel", "CUEOutput", "CUEPreTrainedModel", "CUEProcessor", "Cone", "angle",
+        "check_cone", "complement", "containment_margin", "containment_probability", "contains", "join", "join_many",
+        "log_volume", "meet", "meet_hull", "membership_margin", "overlaps", "pairwise_angle",
+        "pairwise_containment_margin", "pairwise_containment_probability", "pairwise_contains", "pairwise_overlaps",
     ]  # fmt: skip
     for name in modeling_cue.__all__:
         assert getattr(modeling_cue, name).__doc__, name
