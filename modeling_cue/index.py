@@ -120,7 +120,7 @@ class CUEIndex:
         """The k cones whose axes are nearest to that of each query (B,), whatever the radii and `empty`.
 
         Args:
-            probes: how many lists an approximate index visits; unless told a thirty-second of them, at least 8.
+            probes: how many lists an approximate index visits; unless told a sixteenth of them, at least 8.
 
         Raises:
             ValueError: an empty index, queries of another dimension or against `check_cone`, k not in [1, count],

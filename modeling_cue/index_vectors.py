@@ -150,8 +150,8 @@ class ListedVectors:
 
     @property
     def probes(self) -> int:
-        """How many lists `nearest` visits unless told: a thirty-second of them, at least 8."""
-        return min(self.index.nlist, max(8, self.index.nlist // 32))
+        """How many lists `nearest` visits unless told: a sixteenth of them, at least 8."""
+        return min(self.index.nlist, max(8, self.index.nlist // 16))
 
     @property
     def shape(self) -> tuple[int, int]:
