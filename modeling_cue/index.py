@@ -14,7 +14,7 @@ from .cones import Cone, check_cone
 from .index_files import load_index, save_index
 from .index_items import RESERVED, Items, append_items, cones_of, make_items
 from .index_search import Hits, Pairs, neighbours, ranked, related
-from .index_vectors import FlatVectors, ListedVectors, Vectors, rows_of
+from .index_vectors import FlatVectors, GraphVectors, rows_of
 
 # How many queries are searched together.
 _QUERIES = 1024
@@ -26,7 +26,7 @@ class CUEIndex:
     `nearest` goes by the axes alone; `inside` and `containing` answer as `contains` does, `Cone.empty` included. A
     new index is exact: it compares every query with every cone, and its answers are those of brute force, up to the
     last bit of an angle, which in torch depends on the layout of a batch (here it does not). One that `approximate`
-    made visits only part of the cones for `nearest`. Queries are batches (B,) of cones, held like the cones that are
+    made meets only part of the cones in `nearest`. Queries are batches (B,) of cones, held like the cones that are
     added against `check_cone`, as float32; they give a list of B `Hits`.
 
     Args:
@@ -36,13 +36,13 @@ class CUEIndex:
     def __init__(self, dim: int) -> None:
         if dim < 2:
             raise ValueError(f"CUEIndex.dim must be at least 2, got {dim}; take the model's config.projection_dim")
-        self._vectors: Vectors = FlatVectors(np.empty((0, dim + 2), np.float32))
+        self._vectors: FlatVectors = FlatVectors(np.empty((0, dim + 2), np.float32))
         self._table = pa.table({})
         # The table made ready by the first search.
         self._ready: Items | None = None
 
     @classmethod
-    def _of(cls, vectors: Vectors, table: pa.Table) -> "CUEIndex":
+    def _of(cls, vectors: FlatVectors, table: pa.Table) -> "CUEIndex":
         index = cls(vectors.shape[1] - 2)
         index._vectors, index._table = vectors, table
         return index
@@ -96,69 +96,66 @@ class CUEIndex:
         self._vectors.add(rows_of(cones))
         self._table, self._ready = table, None
 
-    def approximate(self, lists: int | None = None) -> "CUEIndex":
-        """An approximate index of the same cones, whose `nearest` visits some of FAISS's inverted lists (needs FAISS).
+    def approximate(self) -> "CUEIndex":
+        """An index of the same cones with FAISS's graph of neighbours (HNSW), which `nearest` walks. Needs FAISS.
 
-        Worth it from some 100,000 cones on: below, an exact search takes milliseconds.
-
-        Args:
-            lists: how many; 2 sqrt(N) by default, fewer below 16,384 cones, since each list is given 64 to learn from.
+        Worth it from some 100,000 cones on: below, an exact search takes a few milliseconds. docs/search.md has the
+        figures for time, memory and recall.
 
         Raises:
-            ValueError: an empty or approximate index, `lists` not in [1, count]. ImportError: no FAISS.
+            ValueError: an empty or approximate index. ImportError: no FAISS.
         """
         self._check_filled()
-        if not isinstance(self._vectors, FlatVectors):
-            raise ValueError("the index is approximate already; build one from an exact index")
-        if lists is not None:
-            _check_range("lists", lists, len(self), "cones")
-        return self._of(ListedVectors.build(self._vectors.array, lists), self._table)
+        if isinstance(self._vectors, GraphVectors):
+            raise ValueError("the index is approximate already; add cones to it, or use it as it is")
+        return self._of(GraphVectors.build(self._vectors.array), self._table)
 
     # ---------------------------------------------------------------- queries
 
-    def nearest(self, cones: Cone, k: int, probes: int | None = None) -> list[Hits]:
+    def nearest(self, cones: Cone, k: int, effort: int | None = None) -> list[Hits]:
         """The k cones whose axes are nearest to that of each query (B,), whatever the radii and `empty`.
 
         Args:
-            probes: how many lists an approximate index visits; unless told a sixteenth of them, at least 8.
+            effort: for an approximate index, how many candidates its walk keeps (FAISS's efSearch), 128 unless told:
+                the more, the slower and the nearer to exact.
 
         Raises:
             ValueError: an empty index, queries of another dimension or against `check_cone`, k not in [1, count],
-                `probes` for an exact index or not in [1, lists].
+                `effort` for an exact index or below 1.
         """
         self._check_filled()
-        _check_range("k", k, len(self), "cones")
-        visited = self._check_probes(probes) or self._vectors.probes
-        return self._search(
-            cones, lambda items, part: neighbours(self._vectors, part, k, visited), filtered=False, k=k
-        )
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k = {k}, but the index holds {len(self)} cones; give 1 to {len(self)}")
+        if effort is not None and (effort < 1 or self._vectors.effort is None):
+            raise ValueError(
+                f"effort = {effort} must be at least 1, and is for an approximate index, not for an exact one"
+            )
+        effort = effort or self._vectors.effort
+        return self._search(cones, lambda items, part: neighbours(self._vectors, part, k, effort), filtered=False, k=k)
 
-    def inside(self, cones: Cone, probes: int | None = None) -> list[Hits]:
-        """What lies inside each query (B,): the items x with `contains(query, x)`.
+    def inside(self, cones: Cone) -> list[Hits]:
+        """What lies inside each query (B,): the items x with `contains(query, x)`. Exact on an approximate index too.
 
-        Exact on an approximate index too, unless `probes` says to visit only so many lists: a wide concept reaches
-        into most of them. Nothing but empty cones lies inside a query that is flagged empty, as a compound of parts
-        far apart is; to ask by its axis and radius, pass `Cone(compound.axis, compound.radius)`.
+        Nothing but empty cones lies inside a query that is flagged empty, as a compound of parts far apart is; to ask
+        by its axis and radius, pass `Cone(compound.axis, compound.radius)`.
 
         Raises:
-            ValueError: as `nearest`.
+            ValueError: an empty index, queries of another dimension or against `check_cone`.
         """
         self._check_filled()
-        self._check_probes(probes)
-        return self._search(cones, lambda items, part: related(self._vectors, items, part, is_whole(part), probes))
+        return self._search(cones, lambda items, part: related(self._vectors, items, part, is_whole(part)))
 
-    def containing(self, cones: Cone, probes: int | None = None) -> list[Hits]:
+    def containing(self, cones: Cone) -> list[Hits]:
         """What contains each query (B,): the items x with `contains(x, query)`; of an empty query it is all of them.
 
-        Exact on an approximate index too, unless `probes` says to visit only so many lists.
+        Exact on an approximate index too.
 
         Raises:
-            ValueError: as `nearest`.
+            ValueError: as `inside`.
         """
         self._check_filled()
-        self._check_probes(probes)
         return self._search(
-            cones, lambda items, part: related(self._vectors, items, part, empty_mask(part), probes), inverse=True
+            cones, lambda items, part: related(self._vectors, items, part, empty_mask(part)), inverse=True
         )
 
     def _search(
@@ -196,13 +193,6 @@ class CUEIndex:
         if not len(self):
             raise ValueError("the index is empty; add cones first")
 
-    def _check_probes(self, probes: int | None) -> int | None:
-        if probes is not None:
-            if self._vectors.lists is None:
-                raise ValueError(f"probes = {probes}, but an exact index has no lists to visit; see `approximate`")
-            _check_range("probes", probes, self._vectors.lists, "lists")
-        return probes
-
     # ---------------------------------------------------------------- files
 
     def save(self, folder: str | Path) -> None:
@@ -226,8 +216,3 @@ class CUEIndex:
             ImportError: an approximate index without FAISS.
         """
         return cls._of(*load_index(Path(folder), memory_map))
-
-
-def _check_range(name: str, value: int, most: int, what: str) -> None:
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} = {value}, but the index holds {most} {what}; give 1 to {most}")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .index_vectors import FlatVectors, ListedVectors, Vectors
+from .index_vectors import FlatVectors, GraphVectors
 
 FORMAT_VERSION = 1
 _PACKAGE, _JSON, _ITEMS = "cue-embedder", "index.json", "items.arrow"
 
 
-def save_index(folder: Path, vectors: Vectors, items: pa.Table) -> None:
+def save_index(folder: Path, vectors: FlatVectors, items: pa.Table) -> None:
     """`CUEIndex.save`."""
     folder = folder.absolute()
     if folder.exists() and not (folder / _JSON).is_file():
@@ -43,7 +43,7 @@ def save_index(folder: Path, vectors: Vectors, items: pa.Table) -> None:
             raise
 
 
-def load_index(folder: Path, memory_map: bool) -> tuple[Vectors, pa.Table]:
+def load_index(folder: Path, memory_map: bool) -> tuple[FlatVectors, pa.Table]:
     """`CUEIndex.load`."""
     if not (folder / _JSON).is_file():
         raise ValueError(f"{folder} is no index: it has no {_JSON}, which CUEIndex.save writes")
@@ -53,7 +53,7 @@ def load_index(folder: Path, memory_map: bool) -> tuple[Vectors, pa.Table]:
             f"{folder} is in format {about['format_version']}, written by version {about['package_version']}; "
             f"this version reads formats up to {FORMAT_VERSION}: pip install -U {_PACKAGE}"
         )
-    kind = {kind.kind: kind for kind in (FlatVectors, ListedVectors)}[about["kind"]]
+    kind = {kind.kind: kind for kind in (FlatVectors, GraphVectors)}[about["kind"]]
     vectors, items = kind.load(folder, memory_map), _load_items(folder, memory_map)
     if vectors.shape != (about["count"], about["dim"] + 2) or len(items) != about["count"]:
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .cones import Cone, angle, containment_margin, contains
 from .index_items import Items
-from .index_vectors import Vectors, containment_queries, cosine_queries, slack
+from .index_vectors import FlatVectors, containment_queries, cosine_queries, slack
 
 # Pairs judged at once, always a multiple of `_EVEN`: in torch the last bit of an arctangent depends on whether
 # its place is in a full vector of the processor, and an answer must not hang on what else is asked.
@@ -60,30 +60,29 @@ class Hits:
         return chosen.take(pa.array(self.positions.numpy())).to_pydict()
 
 
-def neighbours(vectors: Vectors, cones: Cone, k: int, probes: int | None) -> Pairs:
+def neighbours(vectors: FlatVectors, cones: Cone, k: int, effort: int | None) -> Pairs:
     """Candidates for the k nearest of each query (B,), all that tie with the last included."""
     queries, doubt, total = cosine_queries(cones), 2 * slack(cones.dim), vectors.shape[0]
     count = min(k + _MORE, total)
-    values, positions = vectors.nearest(queries, count, probes)
+    values, positions = vectors.nearest(queries, count, effort)
     few = positions[:, k - 1] < 0
     if few.any():
-        # The lists visited hold fewer than k: visit all.
+        # A walk that met fewer than k: compare with all.
         values[few], positions[few] = vectors.nearest(queries[few], count, None)
     # What was not fetched is no greater than the last: where that is clearly below the k-th, nothing is missing.
     tied = (values[:, -1] >= values[:, k - 1] - doubt) & (count < total)
     row, column = np.nonzero((positions >= 0) & ~tied[:, None])
     found = [(row, positions[row, column])]
     for query in np.flatnonzero(tied):
-        bound, visited = float(values[query, k - 1] - doubt), None if few[query] else probes
-        more = vectors.above(queries[query : query + 1], bound, visited)[1]
+        more = vectors.above(queries[query : query + 1], float(values[query, k - 1] - doubt))[1]
         found.append((np.full(len(more), query), more))
     return _joined(found)
 
 
-def related(vectors: Vectors, items: Items, cones: Cone, everything: Tensor, probes: int | None) -> Pairs:
+def related(vectors: FlatVectors, items: Items, cones: Cone, everything: Tensor) -> Pairs:
     """Candidates for containment either way (B,); all items where `everything` (B,) is true."""
     queries, special = containment_queries(cones, everything), items.special
-    rows, positions = vectors.above(queries, -slack(cones.dim), probes)
+    rows, positions = vectors.above(queries, -slack(cones.dim))
     # Whole and empty cones contain, or lie inside, whatever the angle.
     plain = ~np.isin(positions, special)
     always = np.repeat(np.arange(len(queries)), len(special)), np.tile(special, len(queries))
@@ -91,7 +90,7 @@ def related(vectors: Vectors, items: Items, cones: Cone, everything: Tensor, pro
 
 
 def ranked(
-    vectors: Vectors, items: Items, cones: Cone, pairs: Pairs, *, filtered: bool, inverse: bool, k: int | None
+    vectors: FlatVectors, items: Items, cones: Cone, pairs: Pairs, *, filtered: bool, inverse: bool, k: int | None
 ) -> Iterator[Hits]:
     """The hits of each query (B,) out of the candidates, of which `contains` alone decides where they are `filtered`.
 
@@ -106,7 +105,7 @@ def ranked(
         yield Hits(place, apart.cos(), margin, items.table)
 
 
-def _judged(vectors: Vectors, items: Items, cones: Cone, pairs: Pairs, filtered: bool, inverse: bool):
+def _judged(vectors: FlatVectors, items: Items, cones: Cone, pairs: Pairs, filtered: bool, inverse: bool):
     """The pairs that pass, with their angles and margins."""
     judged = []
     for start in range(0, max(1, len(pairs[0])), _PAIRS):

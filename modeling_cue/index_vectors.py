@@ -1,4 +1,4 @@
-"""The vectors of an index: searched all through torch, or by lists of neighbours through FAISS.
+"""The vectors of an index: compared all through torch, or found by a graph of neighbours through FAISS.
 
 A cone is stored as (mu, cos theta, sin theta), D + 2 numbers. Its inner product with (mu_q, -cos theta_q,
 -sin theta_q) is cos(angle) - cos(theta_q - theta): not negative if and only if angle <= |theta_q - theta|. So one
@@ -17,8 +17,6 @@ from .cones import Cone
 
 # How many inner products are held at once.
 _PRODUCTS = 2**24
-# Points per list that k-means sees: FAISS warns below 39.
-_POINTS_PER_LIST = 64
 
 
 def rows_of(cones: Cone) -> np.ndarray:
@@ -62,7 +60,7 @@ class FlatVectors:
 
     kind = "exact"
     file = "vectors.npy"
-    lists = probes = None
+    effort: int | None = None
 
     def __init__(self, vectors: np.ndarray, read_only: bool = False) -> None:
         self._blocks, self.read_only = [vectors], read_only
@@ -73,6 +71,10 @@ class FlatVectors:
         if len(self._blocks) > 1:
             self._blocks = [np.concatenate(self._blocks)]
         return self._blocks[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(len(block) for block in self._blocks), self._blocks[0].shape[1]
 
     def add(self, vectors: np.ndarray) -> None:
         self._blocks.append(vectors)
@@ -88,8 +90,8 @@ class FlatVectors:
         for start in range(0, len(rows), step):
             yield start, asked @ rows[start : start + step].T
 
-    def nearest(self, queries: np.ndarray, count: int, probes: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """The greatest inner products (B, count), falling, and the positions; `probes` is for lists."""
+    def nearest(self, queries: np.ndarray, count: int, effort: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The greatest inner products (B, count), falling, and the positions; `effort` is for graphs."""
         best, found = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long)
         for start, products in self._products(queries):
             values, positions = products.topk(min(count, products.shape[1]))
@@ -98,7 +100,7 @@ class FlatVectors:
             found = found.gather(1, kept)
         return best.numpy(), found.numpy()
 
-    def above(self, queries: np.ndarray, bound: float, probes: int | None) -> tuple[np.ndarray, np.ndarray]:
+    def above(self, queries: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
         """All pairs whose inner product is above `bound`: which query (M,), which position (M,)."""
         pairs = [
             (products > bound).nonzero() + torch.tensor([0, start]) for start, products in self._products(queries)
@@ -114,77 +116,52 @@ class FlatVectors:
         # Copy on write: torch refuses arrays that cannot be written, and nothing here writes.
         return cls(np.load(folder / cls.file, mmap_mode="c" if memory_map else None), read_only=memory_map)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        return sum(len(block) for block in self._blocks), self._blocks[0].shape[1]
 
-
-class ListedVectors:
-    """FAISS's inverted lists round centres of k-means: a search visits `probes` of them."""
+class GraphVectors(FlatVectors):
+    """FAISS's graph of neighbours (HNSW) over the same rows: `nearest` walks it, the rest compares with all rows."""
 
     kind = "approximate"
     file = "vectors.faiss"
+    effort = 128
 
     def __init__(self, index: Any, read_only: bool = False) -> None:
-        index.make_direct_map()
         self.index, self.read_only = index, read_only
 
     @classmethod
-    def build(cls, vectors: np.ndarray, lists: int | None) -> "ListedVectors":
+    def build(cls, vectors: np.ndarray) -> "GraphVectors":
         faiss = import_faiss()
-        count, width = vectors.shape
-        lists = lists or min(round(2 * count**0.5), count // _POINTS_PER_LIST) or 1
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = _POINTS_PER_LIST
-        chosen = np.random.default_rng(0).permutation(count)[: _POINTS_PER_LIST * lists]
-        sample = vectors[np.sort(chosen)]
-        # Neighbours by axis share a list, whatever their radii.
-        sample[:, -2:] = 0
-        index.train(sample)
+        index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
         index.add(vectors)
         return cls(index)
 
     @property
-    def lists(self) -> int:
-        return self.index.nlist
-
-    @property
-    def probes(self) -> int:
-        """How many lists `nearest` visits unless told: a sixteenth of them, at least 8."""
-        return min(self.index.nlist, max(8, self.index.nlist // 16))
+    def array(self) -> np.ndarray:
+        # The rows where FAISS holds them, without a copy: valid until the next `add`.
+        faiss = import_faiss()
+        rows = faiss.downcast_index(self.index.storage).get_xb()
+        return faiss.rev_swig_ptr(rows, self.index.ntotal * self.index.d).reshape(self.shape)
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.index.ntotal, self.index.d
 
-    def _visit(self, probes: int | None):
-        return import_faiss().SearchParametersIVF(nprobe=probes or self.index.nlist)
-
     def add(self, vectors: np.ndarray) -> None:
         self.index.add(vectors)
 
-    def axes(self, positions: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.index.reconstruct_batch(positions)[:, :-2]).contiguous()
-
-    def nearest(self, queries: np.ndarray, count: int, probes: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """As of flat vectors, among the lists visited (all if None); -1 where these hold fewer."""
-        return self.index.search(queries, count, params=self._visit(probes))
-
-    def above(self, queries: np.ndarray, bound: float, probes: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """As of flat vectors, among the lists visited (all if None)."""
-        limits, _, positions = self.index.range_search(queries, bound, params=self._visit(probes))
-        return np.repeat(np.arange(len(queries)), np.diff(limits.astype(np.int64))), positions
+    def nearest(self, queries: np.ndarray, count: int, effort: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """As of flat vectors, by a walk that keeps `effort` candidates: -1 where it met fewer. None compares all."""
+        if effort is None:
+            return super().nearest(queries, count, None)
+        parameters = import_faiss().SearchParametersHNSW(efSearch=max(effort, count))
+        return self.index.search(queries, count, params=parameters)
 
     def save(self, folder: Path) -> None:
         import_faiss().write_index(self.index, str(folder / self.file))
 
     @classmethod
-    def load(cls, folder: Path, memory_map: bool) -> "ListedVectors":
+    def load(cls, folder: Path, memory_map: bool) -> "GraphVectors":
         faiss = import_faiss()
         return cls(faiss.read_index(str(folder / cls.file), faiss.IO_FLAG_MMAP_IFC if memory_map else 0), memory_map)
-
-
-Vectors = FlatVectors | ListedVectors
 
 
 def import_faiss() -> Any:
