@@ -36,11 +36,9 @@ def make_cones(count: int, wide: float, arguments: argparse.Namespace, seed: int
     radius = torch.where(is_wide, 0.4, 0.0) + torch.where(is_wide, 0.6, 0.1) * torch.rand(count, generator=random)
     axis = torch.nn.functional.normalize(torch.randn(count, arguments.dim, generator=random), dim=-1)
     if arguments.centres:
-        random = torch.Generator().manual_seed(0)
-        centres = torch.nn.functional.normalize(
-            torch.randn(arguments.centres, arguments.dim, generator=random), dim=-1
-        )
-        random.manual_seed(seed)
+        # The same centres for every seed.
+        centres = torch.randn(arguments.centres, arguments.dim, generator=torch.Generator().manual_seed(0))
+        centres = torch.nn.functional.normalize(centres, dim=-1)
         axis *= torch.where(is_wide, 0.2, 1.0)[:, None]
         axis += centres[torch.randint(arguments.centres, (count,), generator=random)]
     return Cone(torch.nn.functional.normalize(axis, dim=-1), radius)
@@ -48,7 +46,7 @@ def make_cones(count: int, wide: float, arguments: argparse.Namespace, seed: int
 
 def memory() -> dict[str, int]:
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return {key: int(lines[key].split()[0]) // 1024 for key in ("RssAnon", "RssFile", "VmHWM")}
+    return {key: int(lines[key].split()[0]) // 1024 for key in ("RssAnon", "RssFile")}
 
 
 def timed(call, *parts) -> tuple[float, list]:
