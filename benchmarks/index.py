@@ -111,7 +111,6 @@ def measure_faiss(row: str, folder: Path, narrow, wide) -> dict:
 
     from modeling_cue.index_vectors import containment_queries, cosine_queries
 
-    faiss.omp_set_num_threads(torch.get_num_threads())
     rows = np.load(folder / "exact" / "vectors.npy")
     figures: dict = {}
     if row == "faiss flat":
@@ -155,6 +154,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.only:
+        import faiss
+
+        faiss.omp_set_num_threads(arguments.threads)
         row, folder = arguments.only
         if row == "build":
             return build(Path(folder), arguments)

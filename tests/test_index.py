@@ -3,15 +3,20 @@
 import importlib.util
 import json
 import math
+import re
 import sys
+from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 import torch
 from cone_cases import cones, law, seeds
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn.functional import normalize
 
 from modeling_cue import Cone, CUEIndex, angle, containment_margin, contains, index_search
@@ -236,6 +241,17 @@ def test_a_compound_of_parts_is_a_query_like_any_other(model, processor):
         compound = model.compose(Cone.stack([text[:2], text[1:]], dim=1))
         check(index, compound, text, k=3)
         check(index, Cone(compound.axis, compound.radius), text, k=3)
+
+
+def test_the_how_to_runs(model, processor, tmp_path, monkeypatch):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "search.md").read_text()
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    soundfile.write(tmp_path / "horn.wav", np.sin(np.arange(8000) / 5).astype(np.float32), 16000)
+    monkeypatch.chdir(tmp_path)
+    found = {"model": model, "processor": processor, "picture": Image.new("RGB", (40, 40), "red")}
+    exec(compile(code, "docs/search.md", "exec"), found)
+    assert len(found["hits"].metadata("text")["text"]) == 3
+    assert found["index"].nearest(found["cones"], 1)[2].ids == ["t2"]
 
 
 # ---------------------------------------------------------------- bad input
