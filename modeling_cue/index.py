@@ -202,7 +202,7 @@ class CUEIndex:
         vectors.npy (exact) or vectors.faiss (approximate): rows (axis, cos radius, sin radius), float32.
 
         Raises:
-            ValueError: an empty index, a path where something else stands.
+            ValueError: an empty index, a folder that holds anything else.
         """
         self._check_filled()
         save_index(Path(folder), self._vectors, self._table)

@@ -11,13 +11,16 @@ from .index_vectors import FlatVectors, GraphVectors
 
 FORMAT_VERSION = 1
 _PACKAGE, _JSON, _ITEMS = "cue-embedder", "index.json", "items.arrow"
+_FILES = {_JSON, _ITEMS, FlatVectors.file, GraphVectors.file}
 
 
 def save_index(folder: Path, vectors: FlatVectors, items: pa.Table) -> None:
     """`CUEIndex.save`."""
     folder = folder.absolute()
-    if folder.exists() and not (folder / _JSON).is_file():
-        raise ValueError(f"{folder} exists and is no index; choose another folder, or remove it")
+    if folder.exists():
+        others = {path.name for path in folder.iterdir()} - _FILES if folder.is_dir() else {folder.name}
+        if others:
+            raise ValueError(f"{folder} holds {sorted(others)[0]!r}, which is of no index; choose another folder")
     about = {
         "format_version": FORMAT_VERSION,
         "kind": vectors.kind,
@@ -47,7 +50,11 @@ def load_index(folder: Path, memory_map: bool) -> tuple[FlatVectors, pa.Table]:
     """`CUEIndex.load`."""
     if not (folder / _JSON).is_file():
         raise ValueError(f"{folder} is no index: it has no {_JSON}, which CUEIndex.save writes")
-    about = json.loads((folder / _JSON).read_text())
+    try:
+        about = json.loads((folder / _JSON).read_text())
+        about["format_version"], about["package_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is no index: its {_JSON} is not one that CUEIndex.save writes") from error
     if about["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{folder} is in format {about['format_version']}, written by version {about['package_version']}; "

@@ -319,11 +319,16 @@ def test_folders_that_are_no_index_are_refused(tmp_path):
         CUEIndex.load(tmp_path)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
-    with pytest.raises(ValueError, match="exists and is no index"):
-        build(cones(3)).save(tmp_path / "letters")
+    for place in (tmp_path / "letters", tmp_path / "letters" / "dear.txt"):
+        with pytest.raises(ValueError, match="holds 'dear.txt', which is of no index; choose another folder"):
+            build(cones(3)).save(place)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
     build(cones(3)).save(tmp_path / "index")
+    for text in ("{}", "[1]", '{"format_ver'):
+        (tmp_path / "letters" / "index.json").write_text(text)
+        with pytest.raises(ValueError, match="is no index: its index.json is not one"):
+            CUEIndex.load(tmp_path / "letters")
     about = json.loads((tmp_path / "index" / "index.json").read_text())
     for change, message in (
         ({"format_version": 2}, "format 2, .*this version reads formats up to 1: pip install -U cue-embedder"),
