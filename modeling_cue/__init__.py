@@ -25,6 +25,7 @@ from .cones import (
     pairwise_contains,
     pairwise_overlaps,
 )
+from .index import CUEIndex
 from .modeling_cue import CUEModel, CUEOutput, CUEPreTrainedModel
 from .processing_cue import CUEProcessor
 
@@ -39,6 +40,7 @@ CUEProcessor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "CUEConfig",
+    "CUEIndex",
     "CUEModel",
     "CUEOutput",
     "CUEPreTrainedModel",

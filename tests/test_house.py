@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 import modeling_cue
 
 ROOT = Path(__file__).resolve().parents[1]
-CLOSURE = sorted(p for p in (ROOT / "modeling_cue").glob("*.py") if p.name != "__init__.py")
+FLAT = sorted(p for p in (ROOT / "modeling_cue").glob("*.py") if p.name != "__init__.py")
+# Search does not travel: nothing that does may import it.
+SEARCH = [p for p in FLAT if p.stem.split("_")[0] == "index"]
+CLOSURE = [p for p in FLAT if p not in SEARCH]
 TRAINING = sorted((ROOT / "modeling_cue" / "training").glob("*.py"))
 # Each file's floor: it may import what lies on a lower one. Files of one floor may build on one another.
 FLOORS = {
@@ -19,6 +23,7 @@ FLOORS = {
     "media_files": 0, "media_image": 1, "media_pixels": 1, "media_audio": 1, "media_video": 1,
     "encoders": 2, "heads": 2, "composition": 2, "processing_cue": 2,
     "modeling_base": 3, "modeling_cue": 3,
+    "index_vectors": 2, "index_items": 2, "index_files": 3, "index_search": 3, "index": 4,
 }  # fmt: skip
 # Losses and metrics know cones and one another, never the model or processes.
 TENSORS_ONLY = ("relations", "losses", "tiled_losses", "metrics", "metrics_cones", "metrics_retrieval")
@@ -44,11 +49,25 @@ def absolute_imports(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", CLOSURE, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", FLAT, ids=lambda p: p.stem)
 def test_imports_point_down(path):
     assert path.stem in FLOORS, f"give {path.name} a floor"
     for name in siblings(path):
         assert FLOORS[name] <= FLOORS[path.stem], f"{path.stem} must not import {name}"
+
+
+def test_search_knows_cones_only_and_nothing_that_travels_knows_it():
+    search = {p.stem for p in SEARCH}
+    for path in FLAT:
+        if path.stem in search:
+            assert siblings(path) <= search | {"cone_type", "cones"}
+        else:
+            assert not siblings(path) & search, path.stem
+
+
+def test_importing_the_package_imports_no_faiss():
+    code = "import sys, modeling_cue; sys.exit('faiss' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
 
 
 @pytest.mark.parametrize("path", CLOSURE, ids=lambda p: p.stem)
@@ -89,10 +108,10 @@ def test_nothing_that_travels_imports_training(path):
 
 def test_public_names_are_pinned():
     assert sorted(modeling_cue.__all__) == [
-        "CUEConfig", "CUEModel", "CUEOutput", "CUEPreTrainedModel", "CUEProcessor", "Cone", "angle", "check_cone",
-        "complement", "containment_margin", "containment_probability", "contains", "join", "join_many", "log_volume",
-        "meet", "meet_hull", "membership_margin", "overlaps", "pairwise_angle", "pairwise_containment_margin",
-        "pairwise_containment_probability", "pairwise_contains", "pairwise_overlaps",
+        "CUEConfig", "CUEIndex", "CUEModel", "CUEOutput", "CUEPreTrainedModel", "CUEProcessor", "Cone", "angle",
+        "check_cone", "complement", "containment_margin", "containment_probability", "contains", "join", "join_many",
+        "log_volume", "meet", "meet_hull", "membership_margin", "overlaps", "pairwise_angle",
+        "pairwise_containment_margin", "pairwise_containment_probability", "pairwise_contains", "pairwise_overlaps",
     ]  # fmt: skip
     for name in modeling_cue.__all__:
         assert getattr(modeling_cue, name).__doc__, name
