@@ -286,7 +286,9 @@ def test_a_run_that_was_killed_while_it_published_goes_on(main, checkpoint, data
     (tmp_path / "out" / "data").rename(run / "data")
     (run / "shards").mkdir()
     for number in (2, 3):
-        (run / "data" / f"train-0000{number}-of-00004.parquet").rename(run / "shards" / f"00000{number}-000000.parquet")
+        (run / "data" / f"train-0000{number}-of-00004.parquet").rename(
+            run / "shards" / f"00000{number}-000000.parquet"
+        )
     (tmp_path / "out" / "README.md").unlink()
     main(flags)
     assert shards(tmp_path / "out") == whole
@@ -390,19 +392,20 @@ def test_a_modality_that_the_data_lack(embed, tmp_path):
         embed(tmp_path / "rows.parquet", "--modalities", "audio", "video")
 
 
-def test_unknown_columns_and_splits(embed, data, loose):
+def test_unknown_columns_and_splits(embed, data, tmp_path):
     with pytest.raises(DataError, match="has no column 'picture', which image_column names; its columns are: id"):
         embed(data, "--image_column", "picture")
     with pytest.raises(DataError, match="has no split 'validation'; it has: test"):
         embed(data, "--split", "validation")
+    (tmp_path / "two").mkdir()
+    for split in ("train", "test"):
+        make_rows(("image",), count=1).to_parquet(tmp_path / "two" / f"{split}.parquet")
     with pytest.raises(DataError, match="has several splits, train, test: name one of them"):
-        make_rows(("image",), count=1).to_parquet(loose / "train.parquet")
-        make_rows(("image",), count=1).to_parquet(loose / "test.parquet")
-        embed(loose)
+        embed(tmp_path / "two")
 
 
 def test_loose_files_have_neither_columns_nor_splits(embed, loose):
-    with pytest.raises(DataError, match="no sub-folder 'train': name a sub-folder, or leave split out"):
+    with pytest.raises(DataError, match="no sub-folder .train.: name one, or leave split out"):
         embed(loose, "--split", "train")
     with pytest.raises(DataError, match="have no columns: leave out id_column"):
         embed(loose, "--id_column", "id")

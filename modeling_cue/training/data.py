@@ -6,9 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 
-from .rows import MEDIA_FEATURES, BadRows, Columns, DataError, Numbering, check_feature, content_id, row_form
+from .row_forms import Numbering, content_id, dataset_of, row_form
+from .rows import MEDIA_FEATURES, BadRows, Columns, DataError, check_feature
 from .sources import DataSource, OpenedSource, open_source
 from .splits import (
     KNOWN_COUNTS,
@@ -61,7 +62,7 @@ def load_rows(
         split: None is all rows of a source that has one split only.
         paired: every row has captions, and every medium that the source has a column of, as training needs; no image
             may stand in two splits. Else captions alone or media alone will do, and rows may lack some: see
-            `rows.Numbering` for what stands in a row beside.
+            `row_forms.Numbering` for what stands in a row beside.
         streaming: rows are read as they come; nothing is downloaded, counted or compared between splits.
         max_samples: the first so many good rows of the split; no more are read than that needs.
         modalities: the media (and text, unless `paired`) whose columns are looked for by their usual names.
@@ -189,7 +190,7 @@ class _Table:
             raise DataError(f"split {split!r} of {self.name} is empty: there is no row in it that can be used")
 
         features |= {m: MEDIA_FEATURES[m](decode=False) for m in sorted(written)}
-        text = Dataset.from_dict(texts, Features(features))
+        text = dataset_of(texts, features)
         held = {modality: column for modality, column in media.items() if modality not in written}
         parts = [text]
         for modality, column in held.items():
@@ -203,7 +204,10 @@ class _Table:
         media = {modality: _column(dataset, column) for modality, column in self.columns.media.items()}
         for start in range(0, len(numbers), CHUNK):
             chunk = numbers[start : start + CHUNK]
-            looked = {"id": self.ids(dataset, chunk), "caption": _take(captions, chunk) if captions else [None] * len(chunk)}
+            looked = {
+                "id": self.ids(dataset, chunk),
+                "caption": _take(captions, chunk) if captions else [None] * len(chunk),
+            }
             looked |= {modality: _media(column, chunk) for modality, column in media.items()}
             for number, *values in zip(chunk, *looked.values(), strict=True):
                 yield number, dict(zip(looked, values, strict=True))

@@ -21,7 +21,7 @@ from .arguments import EmbedArguments
 from .data import load_rows
 from .embed_readme import readme
 from .embed_store import ConeStore, Totals, cone_features
-from .embedder import Embedder
+from .embedder import Embedder, keep_freed_memory
 from .fingerprint import model_fingerprint
 from .loose import is_loose, loose_rows
 from .pipeline import SCENES
@@ -52,7 +52,10 @@ class Source:
 def start(arguments: EmbedArguments) -> PartialState:
     """This process among those of `accelerate launch`, or alone."""
     # Shards differ in the time they take, and a process that is ready waits for the others for as long as it takes.
-    return PartialState(cpu=arguments.use_cpu, timeout=timedelta(days=30))
+    state = PartialState(cpu=arguments.use_cpu, timeout=timedelta(days=30))
+    if state.device.type == "cpu":
+        keep_freed_memory()
+    return state
 
 
 def load_model(arguments: EmbedArguments, state: PartialState) -> tuple[CUEModel, CUEProcessor]:
@@ -206,7 +209,9 @@ def finish(embedder: Embedder, source: Source, store: ConeStore) -> Totals | Non
 
 def _named(arguments: EmbedArguments) -> dict[str, str]:
     """The columns that arguments name, by argument."""
-    columns = {name: getattr(arguments, name) for name in (f"{role}_column" for role in (*ROLES.values(), "id", "split"))}
+    columns = {
+        name: getattr(arguments, name) for name in (f"{role}_column" for role in (*ROLES.values(), "id", "split"))
+    }
     return {name: column for name, column in columns.items() if column}
 
 

@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, List, Value
 
+from .row_forms import dataset_of
 from .rows import MEDIA_FEATURES, BadRows, DataError
 from .sources import FILE_BUILDERS
 
@@ -50,7 +51,7 @@ def loose_rows(
     folder = root / split if split else root
     if split and not folder.is_dir():
         raise DataError(
-            f"{name!r} holds loose files and no sub-folder {split!r}: name a sub-folder, or leave split out to take all"
+            f"{name!r} holds loose files and no sub-folder {split!r}: name one, or leave split out to take all"
         )
     files = [folder] if folder.is_file() else _files(folder)
     rows = list(islice(_rows(files, root if root.is_dir() else root.parent, modalities, bad_rows), limit))
@@ -62,8 +63,7 @@ def loose_rows(
     features: dict[str, Any] = {"id": Value("string"), "caption": List(Value("string"))}
     features |= {"first": Value("int32"), "media": List(Value("string"))}
     features |= {m: kind(decode=False) for m, kind in MEDIA_FEATURES.items() if m in modalities}
-    columns = {column: [row.get(column) for row in rows] for column in features}
-    return Dataset.from_dict(columns, Features(features))
+    return dataset_of({column: [row.get(column) for row in rows] for column in features}, features)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -72,9 +72,7 @@ def _files(folder: Path) -> list[Path]:
     return [file for parts, file in sorted(found) if not any(part.startswith(".") for part in parts)]
 
 
-def _rows(
-    files: Sequence[Path], root: Path, modalities: Sequence[str], bad_rows: BadRows
-) -> Iterator[dict[str, Any]]:
+def _rows(files: Sequence[Path], root: Path, modalities: Sequence[str], bad_rows: BadRows) -> Iterator[dict[str, Any]]:
     left_out: dict[str, int] = {}
     for file in files:
         modality, name = MODALITY.get(file.suffix.lower()), file.relative_to(root).as_posix()

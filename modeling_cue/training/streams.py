@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from datasets import IterableDataset, concatenate_datasets
 
-from .rows import BadRows, Columns, DataError, Numbering, check_feature, content_id, row_form
+from .row_forms import Numbering, content_id, row_form
+from .rows import BadRows, Columns, DataError, check_feature
 from .sources import DataSource, OpenedSource, open_source
 from .splits import find_split, made_splits, only_split, split_name
 
