@@ -241,6 +241,25 @@ def test_a_stream_gives_the_rows_of_a_data_set(embed, data, tmp_path):
             np.testing.assert_allclose(stream[key][2], radius, atol=1e-5)
 
 
+@pytest.mark.hub
+def test_model_and_data_of_a_hub(checkpoint, data, hub_tools, tmp_path):
+    for kind, name, folder in (("models", "cue", checkpoint), ("datasets", "samples", data)):
+        (tmp_path / "seed" / kind / "org").mkdir(parents=True)
+        (tmp_path / "seed" / kind / "org" / name).symlink_to(folder)
+    with hub_tools.HubSim(tmp_path / "hub") as hub:
+        hub.store.seed(str(tmp_path / "seed"))
+        run = command(
+            ROOT / "run_embed.py", *words({"--model_name_or_path": "org/cue", "--dataset_name": "org/samples"})
+        )
+        run["args"] += ["--split", "test", "--output_dir", str(tmp_path / "out"), "--streaming", "true"]
+        run["env"] |= {**hub.env(home=tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run(**run, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(cones(tmp_path / "out", tmp_path)) == 35
+    settings = json.loads((tmp_path / "out" / ".run" / "settings.json").read_text())
+    assert len(settings["data"]["fingerprint"]) == 40  # the commit
+
+
 # ---------------------------------------------------------------------- several goes, several processes
 
 

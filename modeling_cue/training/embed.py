@@ -207,7 +207,7 @@ def finish(embedder: Embedder, source: Source, store: ConeStore) -> Totals | Non
     return totals
 
 
-def _named(arguments: EmbedArguments) -> dict[str, str]:
+def _named(arguments: EmbedArguments) -> dict[str, Any]:
     """The columns that arguments name, by argument."""
     columns = {
         name: getattr(arguments, name) for name in (f"{role}_column" for role in (*ROLES.values(), "id", "split"))

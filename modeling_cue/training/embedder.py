@@ -146,7 +146,7 @@ class Embedder:
         start = time.perf_counter()
         batches = [places[at : at + self.batch_size] for at in range(0, len(places), self.batch_size)]
         on_device = self.model.device.type != "cpu"
-        loader = DataLoader(
+        loader: Any = DataLoader(
             _Prepared(rows, modality, batches, self.collator),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=min(self.num_workers, len(batches)),

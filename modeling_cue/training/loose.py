@@ -75,9 +75,11 @@ def _files(folder: Path) -> list[Path]:
 def _rows(files: Sequence[Path], root: Path, modalities: Sequence[str], bad_rows: BadRows) -> Iterator[dict[str, Any]]:
     left_out: dict[str, int] = {}
     for file in files:
-        modality, name = MODALITY.get(file.suffix.lower()), file.relative_to(root).as_posix()
+        # A file of no known kind is called by its suffix.
+        modality = MODALITY.get(file.suffix.lower(), file.suffix)
+        name = file.relative_to(root).as_posix()
         if modality not in modalities:
-            left_out[modality or file.suffix] = left_out.get(modality or file.suffix, 0) + 1
+            left_out[modality] = left_out.get(modality, 0) + 1
         elif modality == "text":
             yield from _lines(file, name, bad_rows)
         else:
