@@ -21,7 +21,7 @@ from .arguments import EmbedArguments
 from .data import load_rows
 from .embed_readme import readme
 from .embed_store import ConeStore, Totals, cone_features
-from .embedder import Embedder, keep_freed_memory
+from .embedder import Embedder
 from .fingerprint import model_fingerprint
 from .loose import is_loose, loose_rows
 from .pipeline import SCENES
@@ -52,10 +52,7 @@ class Source:
 def start(arguments: EmbedArguments) -> PartialState:
     """This process among those of `accelerate launch`, or alone."""
     # Shards differ in the time they take, and a process that is ready waits for the others for as long as it takes.
-    state = PartialState(cpu=arguments.use_cpu, timeout=timedelta(days=30))
-    if state.device.type == "cpu":
-        keep_freed_memory()
-    return state
+    return PartialState(cpu=arguments.use_cpu, timeout=timedelta(days=30))
 
 
 def load_model(arguments: EmbedArguments, state: PartialState) -> tuple[CUEModel, CUEProcessor]:

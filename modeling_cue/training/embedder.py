@@ -1,7 +1,5 @@
 """Cones in bulk: many captions or media through the model in batches that leave little to padding."""
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -21,9 +19,6 @@ from .rows import BadRows
 
 # Texts that are tokenised in one go.
 TEXTS = 16_384
-# Options of glibc's mallopt(3), and up to what size memory is kept.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 2**30
 
 
 @dataclass
@@ -193,19 +188,6 @@ class Embedder:
     def _note(self, modality: str, count: int, start: float) -> None:
         self.counts[modality] = self.counts.get(modality, 0) + count
         self.seconds[modality] = self.seconds.get(modality, 0.0) + time.perf_counter() - start
-
-
-def keep_freed_memory() -> None:
-    """Lets this process keep the memory that it frees, where its C library is glibc; elsewhere does nothing.
-
-    glibc gives large blocks back to the system at once, so that each layer's activations are new pages each time: a
-    BERT of the size of MiniLM over 32 captions meets 4,400 page faults per forward, and one without.
-    """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):  # musl has none
-            for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-                library.mallopt(option, KEPT_BYTES)
 
 
 def length_batches(lengths: Sequence[int], size: int) -> list[np.ndarray]:
