@@ -1,7 +1,7 @@
 """Captions and images embedded per second, beside the `encode` of sentence-transformers with the same towers.
 
 pip install sentence-transformers
-python benchmarks/embedding.py [--captions 1000] [--images 100] [--rounds 5] [--batch_size N]
+python benchmarks/embedding.py [--captions 1000] [--images 100] [--batch_size 32] [--rounds 5]
     [--texts FILE] [--text_tower FOLDER]
 
 The towers are built from configurations (BERT of the size of MiniLM, 6 layers 384 wide; a CLIP of 6 layers 384 wide
@@ -91,15 +91,14 @@ def save_towers(folder: Path, texts: list[str], own: str | None) -> None:
     transformers.CLIPProcessor(transformers.CLIPImageProcessor(), tokenizer).save_pretrained(folder / "image")
 
 
-def cue_side(folder: Path, texts: list[str], files: list[bytes], size: int | None) -> dict[str, Callable]:
+def cue_side(folder: Path, texts: list[str], files: list[bytes], size: int) -> dict[str, Callable]:
     from modeling_cue import CUEModel, CUEProcessor
     from modeling_cue.training.embedder import Embedder
     from modeling_cue.training.rows import BadRows
 
     names = {"text": f"{folder}/text", "image": f"{folder}/image"}
     model, processor = CUEModel.from_encoders(**names), CUEProcessor.from_encoders(**names)
-    options = {"batch_size": size} if size else {}
-    embedder = Embedder(model, processor, ("text", "image"), **options)
+    embedder = Embedder(model, processor, ("text", "image"), batch_size=size)
     rows = [
         {"id": str(i), "caption": [], "first": 0, "media": ["image"], "image": {"bytes": file, "path": None}}
         for i, file in enumerate(files)
@@ -107,14 +106,14 @@ def cue_side(folder: Path, texts: list[str], files: list[bytes], size: int | Non
     return {"captions": lambda: embedder.texts(texts), "images": lambda: embedder.rows(rows, BadRows("raise"))}
 
 
-def peer_side(folder: Path, texts: list[str], files: list[bytes], size: int | None) -> dict[str, Callable]:
+def peer_side(folder: Path, texts: list[str], files: list[bytes], size: int) -> dict[str, Callable]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import CLIPModel, Pooling, Transformer
 
     modules = [Transformer(str(folder / "text")), Pooling(SIZE["hidden_size"], "mean")]
     sentence = SentenceTransformer(modules=modules, device="cpu")
     clip = SentenceTransformer(modules=[CLIPModel(str(folder / "image"))], device="cpu")
-    options = {"normalize_embeddings": True} | ({"batch_size": size} if size else {})
+    options = {"batch_size": size, "normalize_embeddings": True}
     return {
         "captions": lambda: sentence.encode(texts, **options),
         "images": lambda: clip.encode([Image.open(io.BytesIO(file)) for file in files], **options),
@@ -164,9 +163,8 @@ def same_features(folder: Path, texts: list[str], files: list[bytes]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("captions", 1000), ("images", 100), ("rounds", 5)):
+    for name, default in (("captions", 1000), ("images", 100), ("batch_size", 32), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--batch_size", type=int, help="of both; default: each side's own, 64 and 32")
     parser.add_argument("--text_tower", help="folder of a BERT-like tower to use in place of the one built here")
     parser.add_argument("--texts", help="file of captions, one a line, in place of procedural ones")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -162,7 +162,7 @@ class EmbedArguments(SourceArguments):
     max_samples: int | None = _flag(None, "Read only so many rows.")
     shard_size: int = _flag(2048, "Rows of the source that go into one file: what a cut-off run may lose.")
     axis_dtype: str = _flag("float32", "float32 or float16: how axes are stored.")
-    batch_size: int = _flag(64, "Captions, images, sounds or clips per device and step.")
+    batch_size: int = _flag(32, "Captions, images, sounds or clips per device and step.")
     num_workers: int = _flag(0, "Processes beside each process that load and decode media.")
     bf16: bool = _flag(False, "Towers run in bfloat16 (autocast).")
     fp16: bool = _flag(False, "Towers run in float16 (autocast).")

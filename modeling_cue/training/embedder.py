@@ -56,7 +56,7 @@ class Embedder:
     model: Any
     processor: Any
     modalities: Sequence[str]
-    batch_size: int = 64
+    batch_size: int = 32
     num_workers: int = 0
     autocast: torch.dtype | None = None
     counts: dict[str, int] = field(default_factory=dict)
@@ -215,13 +215,19 @@ class _Prepared:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> tuple[dict[str, Tensor], dict[int, str]]:
-        places, loaded, failed = self.batches[number], [], {}
-        for place, value in zip(places, _column(self.rows, self.modality, places), strict=True):
+        places = self.batches[number]
+        values = _column(self.rows, self.modality, places)
+        try:
+            return self.collator.inputs({self.modality: values}), {}
+        except MediaError:
+            good, failed = [], {}  # some are broken: which, each alone will say
+        for place, value in zip(places, values, strict=True):
             try:
-                loaded.append(self.collator.load_medium(self.modality, value))
+                self.collator.load_medium(self.modality, value)
+                good.append(value)
             except MediaError as error:
                 failed[place] = str(error)
-        return (self.collator.inputs({self.modality: loaded}) if loaded else {}), failed
+        return (self.collator.inputs({self.modality: good}) if good else {}), failed
 
 
 def _column(rows: Dataset | list[dict[str, Any]], name: str, places: Sequence[int] | None = None) -> list[Any]:
