@@ -202,16 +202,26 @@ class CUEProcessor(ProcessorMixin):
         accepted = [name for name, part in arguments.items() if part is not None]
         return [*accepted, "videos"] if self.image_processor is not None else accepted
 
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text as a call gives them, without padding: what texts can be sorted by before one.
+
+        Raises:
+            ValueError: an empty text.
+        """
+        return self._tokens(list(texts), {"return_attention_mask": False})["input_ids"]
+
     def _text(self, text: Any, options: dict[str, Any]) -> dict[str, Any]:
-        texts = _listed(text)
+        encoded = self._tokens(_listed(text), {"padding": True, "return_tensors": "pt"} | options)
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _tokens(self, texts: list[Any], options: dict[str, Any]) -> Any:
         for number, one in enumerate(texts):
             if not isinstance(one, str) or not one.strip():
                 raise ValueError(f"text number {number} is empty or no text ({one!r}): leave it out")
         stated = self.tokenizer.model_max_length
         longest = self.max_text_length or (stated if stated < 100_000 else LONGEST_TEXT)
-        options = {"padding": True, "truncation": True, "max_length": longest} | options
-        encoded = self.tokenizer([self.text_prefix + one for one in texts], return_tensors="pt", **options)
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        options = {"truncation": True, "max_length": longest} | options
+        return self.tokenizer([self.text_prefix + one for one in texts], **options)
 
     def _audio(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:
         rate = self.feature_extractor.sampling_rate

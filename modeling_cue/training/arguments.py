@@ -1,4 +1,4 @@
-"""The arguments of `run_contrastive.py`: three data classes, from a YAML file and flags over it."""
+"""The arguments of `run_contrastive.py` and `run_embed.py`: data classes, from a YAML file and flags over it."""
 
 import difflib
 import os
@@ -67,8 +67,8 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """Which data, how much of it, and how it is read."""
+class SourceArguments:
+    """Where rows come from, and how they are read."""
 
     dataset_name: str = _flag(
         "scenes", "Hub data set, local folder, csv or parquet file; 'scenes' is the procedural demo data."
@@ -79,6 +79,16 @@ class DataArguments:
     video_column: str | None = _flag(None, "Column of videos.")
     id_column: str | None = _flag(None, "Column of sample ids.")
     split_column: str | None = _flag(None, "Column that names the split of each row.")
+    streaming: bool = _flag(False, "Read rows as they come, without downloading or indexing the whole.")
+    on_bad_row: str = _flag("raise", "What a broken row does: raise stops the run, skip leaves it out and counts it.")
+    data_cache_dir: str | None = _flag(None, "Where downloaded data is kept; default: the Hugging Face cache.")
+    check_counts: bool = _flag(True, "Known data sets must have their known numbers of images and captions.")
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """Which data to train on, how much of it, and what is made of it."""
+
     split_sizes: list[int] = _flag(
         [], "Images of validation and of test, such as: --split_sizes 1000 1000; for data that comes in one piece."
     )
@@ -88,12 +98,9 @@ class DataArguments:
     test_split: str | None = _flag("test", "Split that is read once, at the end; none to leave it out.")
     max_train_samples: int | None = _flag(None, "Read only so many training rows.")
     max_eval_samples: int | None = _flag(None, "Read only so many rows of validation and of test.")
-    streaming: bool = _flag(False, "Read rows as they come, without downloading or indexing the whole.")
     shuffle_buffer_size: int = _flag(1000, "Rows in the shuffle buffer of a stream.")
     captions_per_image: str = _flag("1", "1: an epoch is every (image, caption) pair; all: every image, all captions.")
     phrases_per_caption: int = _flag(2, "Phrases drawn of each caption for containment and composition, at most.")
-    on_bad_row: str = _flag("raise", "What a broken row does: raise stops the run, skip leaves it out and counts it.")
-    data_cache_dir: str | None = _flag(None, "Where downloaded data is kept; default: the Hugging Face cache.")
     feature_cache: str | None = _flag(
         None,
         "Folder where features of frozen towers are kept: these run once, the other towers as ever. Default: when "
@@ -106,7 +113,6 @@ class DataArguments:
         "147 KiB an image at 224 x 224, 4.3 GiB for the 31,014 of Flickr30k. Not with streaming.",
     )
     mirror_images: bool = _flag(False, "Training sees each image or its mirror image at random.")
-    check_counts: bool = _flag(True, "Known data sets must have their known numbers of images and captions.")
     feature_dtype: str = _flag("float32", "float32 or float16: how cached features are stored.")
 
 
@@ -215,7 +221,45 @@ def spare_cores(on_cpu: bool) -> int:
     return min(8, max(0, own - (2 if on_cpu else 1)))
 
 
+@dataclass
+class EmbedArguments(SourceArguments):
+    """What `run_embed.py` embeds, by which model, and what it writes."""
+
+    dataset_name: str = _flag(
+        "", "Hub data set, local folder (also of loose files), table or text file; 'scenes' is the demo data."
+    )
+    model_name_or_path: str = _flag("", "The CUE checkpoint: Hub name or folder.")
+    output_dir: str = _flag("", "Folder of the data set of cones; a run that was cut off there goes on.")
+    split: str | None = _flag(None, "Split to embed, of loose files a sub-folder; default: all, of unsplit data.")
+    modalities: list[str] = _flag([], "Modalities to embed; default: all that the model and the data have.")
+    max_samples: int | None = _flag(None, "Read only so many rows.")
+    shard_size: int = _flag(2048, "Rows of the source that go into one file: what a cut-off run may lose.")
+    axis_dtype: str = _flag("float32", "float32 or float16: how axes are stored.")
+    batch_size: int = _flag(32, "Captions, images, sounds or clips per device and step.")
+    num_workers: int = _flag(0, "Processes beside each process that load and decode media.")
+    bf16: bool = _flag(False, "Towers run in bfloat16 (autocast).")
+    fp16: bool = _flag(False, "Towers run in float16 (autocast).")
+    use_cpu: bool = _flag(False, "Leave accelerators alone.")
+
+    def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "dataset_name", "output_dir"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is needed: run_embed.py --{name} ... (or in the YAML file)")
+        for name in ("shard_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not valid; it must be 1 or more")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers={self.num_workers} is not valid; it must be zero or more")
+        if self.axis_dtype not in ("float32", "float16"):
+            raise ValueError(f"axis_dtype={self.axis_dtype!r} is not valid; it must be float32 or float16")
+        if self.on_bad_row not in ("raise", "skip"):
+            raise ValueError(f"on_bad_row={self.on_bad_row!r} is not valid; it must be raise or skip")
+        if self.bf16 and self.fp16:
+            raise ValueError("bf16 and fp16 exclude one another: choose one")
+
+
 ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
+SCRIPTS = {"run_contrastive.py": ARGUMENTS, "run_embed.py": (EmbedArguments,)}
 
 
 def is_demo(argv: Sequence[str]) -> bool:
@@ -231,20 +275,30 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     Raises:
         ValueError: a file that is not there or not YAML, a key that no argument has, a value out of range.
     """
-    parser = HfArgumentParser(
-        ARGUMENTS,  # type: ignore[arg-type]
-        description="Trains a CUE: run_contrastive.py [CONFIG.yaml] [--flag value ...]",
-    )  # type: ignore[arg-type]
-    flags = list(argv)
-    if flags and not flags[0].startswith("-"):
-        parser.set_defaults(**read_yaml(Path(flags.pop(0))))
-    model, data, training = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+    model, data, training = _parse(argv, "run_contrastive.py", "Trains a CUE")
     _check(model, data, training)
     return model, data, training
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The arguments that a YAML file sets.
+def parse_embed_arguments(argv: Sequence[str]) -> EmbedArguments:
+    """As `parse_arguments`, for `run_embed.py`."""
+    (arguments,) = _parse(argv, "run_embed.py", "Embeds a data set")
+    return arguments
+
+
+def _parse(argv: Sequence[str], script: str, what: str) -> tuple[Any, ...]:
+    parser = HfArgumentParser(
+        SCRIPTS[script],  # type: ignore[arg-type]
+        description=f"{what}: {script} [CONFIG.yaml] [--flag value ...]",
+    )  # type: ignore[arg-type]
+    flags = list(argv)
+    if flags and not flags[0].startswith("-"):
+        parser.set_defaults(**read_yaml(Path(flags.pop(0)), script))
+    return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+
+
+def read_yaml(path: Path, script: str = "run_contrastive.py") -> dict[str, Any]:
+    """The arguments of a script that a YAML file sets.
 
     Raises:
         ValueError: no such file, not a YAML mapping, or a key that no argument has; the message names the nearest.
@@ -257,11 +311,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold lines of the form 'name: value'; it holds {type(values).__name__}")
-    known = {f.name: f for kind in ARGUMENTS for f in fields(kind) if f.init}
+    known = {f.name: f for kind in SCRIPTS[script] for f in fields(kind) if f.init}
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "; run_contrastive.py --help lists them all"
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; {script} --help lists them all"
             raise ValueError(f"{path}: no argument is called {key!r}{hint}")
     return {key: _plain(value, known[key].default_factory is not MISSING) for key, value in values.items()}
 

@@ -6,11 +6,22 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, List, Value, concatenate_datasets
 
-from .rows import MEDIA_FEATURES, BadRows, Columns, DataError, captions_of, check_feature, media_id, media_of
+from .row_forms import Numbering, content_id, dataset_of, row_form
+from .rows import MEDIA_FEATURES, BadRows, Columns, DataError, check_feature
 from .sources import DataSource, OpenedSource, open_source
-from .splits import KNOWN_COUNTS, Members, find_split, grouped, made_splits, split_name, verify_apart, verify_counts
+from .splits import (
+    KNOWN_COUNTS,
+    Members,
+    find_split,
+    grouped,
+    made_splits,
+    only_split,
+    split_name,
+    verify_apart,
+    verify_counts,
+)
 from .streams import RowStream, stream_rows
 
 # Rows that are looked at in one go: limited data reads little more than it needs.
@@ -19,8 +30,9 @@ CHUNK = 1000
 
 def load_rows(
     source: str | DataSource,
-    split: str,
+    split: str | None,
     *,
+    paired: bool = True,
     streaming: bool = False,
     max_samples: int | None = None,
     modalities: Sequence[str] = tuple(MEDIA_FEATURES),
@@ -47,9 +59,13 @@ def load_rows(
 
     Args:
         source: a hub data set, a folder or a file; a `DataSource` says more about it.
+        split: None is all rows of a source that has one split only.
+        paired: every row has captions, and every medium that the source has a column of, as training needs; no image
+            may stand in two splits. Else captions alone or media alone will do, and rows may lack some: see
+            `row_forms.Numbering` for what stands in a row beside.
         streaming: rows are read as they come; nothing is downloaded, counted or compared between splits.
         max_samples: the first so many good rows of the split; no more are read than that needs.
-        modalities: the media whose columns are looked for by their usual names.
+        modalities: the media (and text, unless `paired`) whose columns are looked for by their usual names.
         image_column, caption_column, ...: names of columns, where they are not the usual ones.
         split_seed: decides what `split_sizes` makes, and nothing else: keep it through runs that are compared.
         check_counts: whether known data sets of the hub must have their known numbers of images and captions.
@@ -75,13 +91,18 @@ def load_rows(
     opened = open_source(source, streaming)
     bad_rows = bad_rows or BadRows("raise")
     if streaming:
-        return stream_rows(source, opened, split, named, modalities, sizes, split_seed, max_samples, bad_rows)
+        return stream_rows(source, opened, split, named, modalities, sizes, split_seed, max_samples, bad_rows, paired)
 
     first: Dataset = next(iter(opened.splits.values()))
-    columns = named.find(first.column_names, modalities, source.name)
-    table = _Table(source.name, opened, columns)
-    members = table.members(sizes, split_seed)
-    verify_apart(members, table.identities(first.column_names, by_content=max_samples is None), source.name)
+    columns = named.find(first.column_names, modalities, source.name, paired)
+    table = _Table(source.name, opened, columns, paired)
+    if split is None:
+        split = only_split(opened.splits, source.name)
+        members: Members = {split: (opened.splits[split], range(len(opened.splits[split])))}
+    else:
+        members = table.members(sizes, split_seed)
+    if paired:
+        verify_apart(members, table.identities(first.column_names, by_content=max_samples is None), source.name)
     if known and check_counts and max_samples is None:
         images = {split_name(name): len(numbers) for name, (_, numbers) in members.items()}
         verify_counts(known, images, table.count_captions(members), source.name)
@@ -96,6 +117,7 @@ class _Table:
     name: str
     opened: OpenedSource
     columns: Columns
+    paired: bool = True
 
     def members(self, sizes: tuple[int, int] | None, seed: int) -> Members:
         splits: dict[str, Dataset] = dict(self.opened.splits)
@@ -124,9 +146,11 @@ class _Table:
             for value in _take(_column(dataset, self.columns.id), numbers):
                 yield "" if value is None else str(value)
             return
-        column = _column(dataset, next(iter(self.columns.media.values())))
+        media = [_column(dataset, column) for column in self.columns.media.values()]
+        captions = None if self.paired or not self.columns.caption else _column(dataset, self.columns.caption)
         for number in numbers:
-            yield media_id(column[number].as_py(), self.opened.roots)
+            caption = captions[number].as_py() if captions else None
+            yield content_id((column[number].as_py() for column in media), caption, self.opened.roots)
 
     def count_captions(self, members: Members) -> int:
         count = 0
@@ -144,24 +168,29 @@ class _Table:
         for modality, column in media.items():
             check_feature(dataset.features[column], modality, column, self.name, self.opened.local)
         written = {m for m, column in media.items() if not _has_bytes(_column(dataset, column))}
-        texts: dict[str, list] = {role: [None] * len(dataset) for role in ("id", "caption", *written)}
+        features = {"id": Value("string"), "caption": List(Value("string"))}
+        features |= {} if self.paired else {"first": Value("int32"), "media": List(Value("string"))}
+        texts: dict[str, list] = {role: [None] * len(dataset) for role in (*features, *sorted(written))}
         good: list[int] = []
+        number_on = Numbering()
         for number, row in self._looked_at(dataset, numbers):
             if len(good) == limit:
                 break
             try:
-                found = self._checked(row)
+                found = row_form(row, self.columns, self.opened.roots, paired=self.paired)
             except ValueError as error:
                 bad_rows.report(row["id"] or f"number {number} of {split}", str(error))
                 continue
+            if not self.paired:
+                found |= number_on(found)
             for role, values in texts.items():
                 values[number] = found[role]
             good.append(number)
         if not good:
             raise DataError(f"split {split!r} of {self.name} is empty: there is no row in it that can be used")
 
-        features = {"id": Value("string"), "caption": List(Value("string"))}
-        text = Dataset.from_dict(texts, Features(features | {m: MEDIA_FEATURES[m](decode=False) for m in written}))
+        features |= {m: MEDIA_FEATURES[m](decode=False) for m in sorted(written)}
+        text = dataset_of(texts, features)
         held = {modality: column for modality, column in media.items() if modality not in written}
         parts = [text]
         for modality, column in held.items():
@@ -169,19 +198,16 @@ class _Table:
             parts.append(part if column == modality else part.rename_column(column, modality))
         return concatenate_datasets(parts, axis=1).select(good)
 
-    def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
-        if not row["id"]:
-            raise ValueError(f"its {self.columns.id or 'medium'} is empty, so it has no id")
-        media = {m: media_of(row[m], m, self.opened.roots) for m in self.columns.media}
-        return {"id": row["id"], "caption": captions_of(row["caption"]), **media}
-
     def _looked_at(self, dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Number and content of each row; of media only the path, and b"" in place of bytes."""
-        captions = _column(dataset, self.columns.caption or "")
+        captions = _column(dataset, self.columns.caption) if self.columns.caption else None
         media = {modality: _column(dataset, column) for modality, column in self.columns.media.items()}
         for start in range(0, len(numbers), CHUNK):
             chunk = numbers[start : start + CHUNK]
-            looked = {"id": self.ids(dataset, chunk), "caption": _take(captions, chunk)}
+            looked = {
+                "id": self.ids(dataset, chunk),
+                "caption": _take(captions, chunk) if captions else [None] * len(chunk),
+            }
             looked |= {modality: _media(column, chunk) for modality, column in media.items()}
             for number, *values in zip(chunk, *looked.values(), strict=True):
                 yield number, dict(zip(looked, values, strict=True))

@@ -89,18 +89,31 @@ class Columns:
         named = {modality: getattr(self, modality) for modality in MEDIA_FEATURES}
         return {modality: column for modality, column in named.items() if column}
 
-    def find(self, present: Sequence[str], modalities: Sequence[str], source: str) -> "Columns":
+    def find(self, present: Sequence[str], modalities: Sequence[str], source: str, paired: bool = True) -> "Columns":
         """These columns with what is None looked up among the columns `present`.
 
         Args:
             modalities: media that are wanted; others stay None unless they were named.
+            paired: captions are needed, and a medium to match them with; else any of the modalities is enough, and
+                captions are looked for only where text is among them.
 
         Raises:
             DataError: a named column is missing, or there are no captions, or nothing to match them with.
         """
         found = {field.name: self._one(field.name, present, modalities, source) for field in fields(self)}
+        if not paired and self.caption is None and "text" not in modalities:
+            found["caption"] = None
         columns = Columns(**found)
         there = f"its columns are: {', '.join(present)}"
+        if not paired:
+            if columns.caption is None and not columns.media:
+                roles = ["caption" if modality == "text" else modality for modality in modalities]
+                looked = ", ".join(name for role in roles for name in COLUMN_NAMES[role])
+                raise DataError(
+                    f"{source} has no column of {' or '.join(modalities)} (looked for {looked}); {there}. Name the "
+                    f"one that holds it with {' or '.join(f'{role}_column' for role in roles)}"
+                )
+            return columns
         if columns.caption is None:
             raise DataError(
                 f"{source} has no column of captions (looked for {', '.join(COLUMN_NAMES['caption'])}); {there}. Name "

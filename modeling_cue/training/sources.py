@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from .rows import DataError
@@ -131,6 +132,21 @@ def _open_hub(source: DataSource, options: dict[str, Any]) -> Any:
             raise
         logger.info("%s is a loading script; reading its parquet files (%s)", source.name, PARQUET_REVISION)
     return load_dataset(source.name, source.config, revision=PARQUET_REVISION, **options)
+
+
+def source_fingerprint(source: DataSource) -> str:
+    """Changes when a source does: with place, sizes and times of local files, or the commit of a repo of the hub.
+
+    "" where the hub cannot be asked.
+    """
+    path = Path(source.name).expanduser()
+    if path.exists():
+        return _fingerprint(Path(os.path.abspath(path)))
+    try:
+        return HfApi(token=source.token).dataset_info(source.name, revision=source.revision).sha or ""
+    except Exception as error:  # offline, or whatever else keeps the hub from answering
+        logger.info("the commit of %s is not known: %s", source.name, error)
+        return ""
 
 
 def _fingerprint(path: Path) -> str:

@@ -82,6 +82,18 @@ def find_split(present: Iterable[str], split: str, source: str) -> str:
     )
 
 
+def only_split(present: Iterable[str], source: str) -> str:
+    """The name of the one split.
+
+    Raises:
+        DataError: there are several.
+    """
+    names = list(present)
+    if len(names) > 1:
+        raise DataError(f"{source} has several splits, {', '.join(names)}: name one of them with split (--split NAME)")
+    return names[0]
+
+
 def verify_apart(
     members: Members, identities: dict[str, Callable[[Dataset, Sequence[int]], Iterable[str]]], source: str
 ) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from datasets import IterableDataset, concatenate_datasets
 
-from .rows import BadRows, Columns, DataError, captions_of, check_feature, media_id, media_of
+from .row_forms import Numbering, content_id, row_form
+from .rows import BadRows, Columns, DataError, check_feature
 from .sources import DataSource, OpenedSource, open_source
-from .splits import find_split, made_splits, split_name
+from .splits import find_split, made_splits, only_split, split_name
 
 
 class RowStream(torch.utils.data.IterableDataset):
@@ -20,17 +21,33 @@ class RowStream(torch.utils.data.IterableDataset):
     Args:
         raw: rows as the source has them. columns: which of its columns hold what.
         limit: how many good rows to read at most; the search for more than these is not begun.
+        paired: see `data.load_rows`.
     """
 
     def __init__(
-        self, raw: IterableDataset, columns: Columns, opened: OpenedSource, limit: int | None, bad_rows: BadRows
+        self,
+        raw: IterableDataset,
+        columns: Columns,
+        opened: OpenedSource,
+        limit: int | None,
+        bad_rows: BadRows,
+        paired: bool = True,
     ):
         self.raw, self.columns, self.opened, self.limit, self.bad_rows = raw, columns, opened, limit, bad_rows
+        self.paired = paired
 
     @property
     def column_names(self) -> list[str]:
         """The keys of a row: id, caption, and those of image, audio and video that the source has."""
-        return ["id", "caption", *self.columns.media]
+        return ["id", "caption", *([] if self.paired else ["first", "media"]), *self.columns.media]
+
+    def files(self) -> list["RowStream"]:
+        """The same rows as one stream for each file of the source; in one piece where rows are limited."""
+        count = 1 if self.limit is not None else self.raw.num_shards
+        if count == 1:
+            return [self]
+        parts = (self.raw.shard(num_shards=count, index=number) for number in range(count))
+        return [RowStream(part, self.columns, self.opened, None, self.bad_rows, self.paired) for part in parts]
 
     def shuffled(self, seed: int) -> "RowStream":
         """The same rows with the files of the source in another order each epoch; as it is, where rows are limited."""
@@ -38,7 +55,7 @@ class RowStream(torch.utils.data.IterableDataset):
             return self
         # One file at a time: several would each hold rows in memory, read by threads that take seconds to end.
         raw = self.raw.shuffle(seed=seed, buffer_size=1, max_buffer_input_shards=1)
-        return RowStream(raw, self.columns, self.opened, self.limit, self.bad_rows)
+        return RowStream(raw, self.columns, self.opened, self.limit, self.bad_rows, self.paired)
 
     def set_epoch(self, epoch: int) -> None:
         self.raw.set_epoch(epoch)
@@ -54,6 +71,7 @@ class RowStream(torch.utils.data.IterableDataset):
         return self.limit // busy + (worker.id < self.limit % busy)
 
     def _good_rows(self) -> Iterator[dict[str, Any]]:
+        number_on = Numbering()
         for row in self.raw:
             name = self._name(row)
             try:
@@ -61,34 +79,34 @@ class RowStream(torch.utils.data.IterableDataset):
             except ValueError as error:
                 self.bad_rows.report(name, str(error))
             else:
-                yield form
+                yield form if self.paired else form | number_on(form)
 
     def _name(self, row: dict[str, Any]) -> str:
         if self.columns.id:
             return "" if row[self.columns.id] is None else str(row[self.columns.id])
-        return media_id(row[next(iter(self.columns.media.values()))], self.opened.roots)
+        caption = row[self.columns.caption] if self.columns.caption and not self.paired else None
+        return content_id((row[column] for column in self.columns.media.values()), caption, self.opened.roots)
 
     def _form(self, row: dict[str, Any], name: str) -> dict[str, Any]:
-        if not name:
-            raise ValueError(f"its {self.columns.id or 'medium'} is empty, so it has no id")
-        form: dict[str, Any] = {"id": name, "caption": captions_of(row[self.columns.caption or ""])}
+        values = {"id": name, "caption": row[self.columns.caption] if self.columns.caption else None}
         for modality, column in self.columns.media.items():
             if isinstance(row[column], str) and not self.opened.local:
                 raise ValueError(f"column {column!r} holds a path, and paths are followed in local data only")
-            form[modality] = media_of(row[column], modality, self.opened.roots, self.opened.token)
-        return form
+            values[modality] = row[column]
+        return row_form(values, self.columns, self.opened.roots, self.opened.token, self.paired)
 
 
 def stream_rows(
     source: DataSource,
     opened: OpenedSource,
-    split: str,
+    split: str | None,
     named: Columns,
     modalities: Sequence[str],
     sizes: tuple[int, int] | None,
     seed: int,
     limit: int | None,
     bad_rows: BadRows,
+    paired: bool = True,
 ) -> RowStream:
     """One split of a source that was opened for streaming; see `data.load_rows`. One row of it is read at once.
 
@@ -97,9 +115,11 @@ def stream_rows(
     """
     streams: dict[str, IterableDataset] = dict(opened.splits)
     first = next(iter(streams.values()))
-    columns = named.find(_column_names(first, source.name), modalities, source.name)
+    columns = named.find(_column_names(first, source.name), modalities, source.name, paired)
     among = None
-    if sizes:
+    if split is None:
+        raw = streams[only_split(streams, source.name)]
+    elif sizes:
         raw = concatenate_datasets(list(streams.values()))
         among = _Among(columns.id, str, _made_split(source, columns.id, split, sizes, seed))
     elif len(streams) == 1 and columns.split:
@@ -117,7 +137,7 @@ def stream_rows(
             f"split {split!r} of {source.name} is empty: no row belongs to it. Name a split that has rows; without "
             "streaming, this message says which there are"
         )
-    return RowStream(raw, columns, opened, limit, bad_rows)
+    return RowStream(raw, columns, opened, limit, bad_rows, paired)
 
 
 def _column_names(rows: IterableDataset, source: str) -> list[str]:
