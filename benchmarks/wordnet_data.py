@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as parquet
 
 NAMED = 8
@@ -75,16 +76,21 @@ def read_edges(path: Path, columns: tuple[str, ...], nodes: int) -> np.ndarray:
     if len(found) == 0:
         raise ValueError(f"{path} has no rows")
     if ends.min() < 0 or ends.max() >= nodes:
-        raise ValueError(f"{path} names node {ends.min() if ends.min() < 0 else ends.max()}, but nodes are 0 to {nodes - 1}")
+        raise ValueError(
+            f"{path} names node {ends.min() if ends.min() < 0 else ends.max()}, but nodes are 0 to {nodes - 1}"
+        )
     return found
 
 
-def read_table(path: Path, columns: tuple[str, ...]):
+def read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    """The columns of a parquet file, or what is wrong with it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there; --data is a folder with mammals/ and nouns/, see --help")
     missing = [name for name in columns if name not in parquet.read_schema(path).names]
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(parquet.read_schema(path).names)}")
+        raise ValueError(
+            f"{path} has no column {', '.join(missing)}; its columns are {', '.join(parquet.read_schema(path).names)}"
+        )
     return parquet.read_table(path, columns=list(columns))
 
 

@@ -22,35 +22,42 @@ from modeling_cue.cones import Cone, complement, containment_margin
 from modeling_cue.training.losses import containment_loss
 
 Scores = Callable[[np.ndarray], np.ndarray]
-# The widest radius of a root, and the part of what would just fit that a child's radius starts with.
+# A lone root's radius, and a child's: this part of what its share of the parent's volume would give.
 ROOT_RADIUS = 1.5
-FILL = 0.6
-REL = 0.
-APART = 1.
-PW = 0.
-RATE = 0.02
-# Per radian, from the first step to four fifths of the way: soft margins first, sharp ones last.
-SCALES = (10.0, 200.0)
+FILL = 0.4
+RATE = 0.005
+# Steepness at the first step and from four fifths of the way on; over the square root of a radius, so that small
+# cones are judged more finely than wide ones, yet not by the same measure of their own size.
+SCALES = (50.0, 300.0)
+# Where the data make siblings share a descendant, nesting must win.
+APART_WEIGHT = 0.3
+SMALLEST = 1e-4
+PARTS = ("training", "start", "siblings", "peers")
 
 
 class ConeTable(nn.Module):
-    """A free cone for every node: `dim` - 1 degrees of freedom of the axis and one of the radius."""
+    """A free cone for every node: `dim` - 1 degrees of freedom of the axis and one of the radius.
 
-    def __init__(self, axis: Tensor, radius: Tensor) -> None:
+    The axis is kept as a shift from where it starts, in units of the square root of the radius: one learning rate then
+    suits wide and narrow cones.
+    """
+
+    def __init__(self, start: Cone) -> None:
         super().__init__()
-        self.register_buffer("anchor", axis)
-        self.register_buffer("reach", radius[:, None] ** REL)
-        self.axis = nn.Parameter(torch.zeros_like(axis))
-        self.radius_logit = nn.Parameter(torch.logit(radius / math.pi))
+        self.register_buffer("anchor", start.axis)
+        self.register_buffer("reach", start.radius[:, None].sqrt())
+        self.shift = nn.Parameter(torch.zeros_like(start.axis))
+        self.radius_logit = nn.Parameter(torch.logit(start.radius / math.pi))
 
     def forward(self) -> Cone:
-        return Cone(F.normalize(self.anchor + self.reach * self.axis, dim=-1), math.pi * torch.sigmoid(self.radius_logit))
+        axis = F.normalize(self.anchor + self.reach * self.shift, dim=-1)
+        return Cone(axis, math.pi * torch.sigmoid(self.radius_logit))
 
 
 def initial_cones(taxonomy: Taxonomy, dim: int, generator: torch.Generator) -> Cone:
-    """From the roots down, level by level: a child at a random place inside its parent.
+    """From the roots down, level by level: a child at a random place inside one parent, whatever its siblings do.
 
-    Its radius is the parent's, over the number of children to the power 1 / (dim - 1), by volume, times `FILL`.
+    Its radius is the parent's times `FILL`, over the number of children to the power 1 / (dim - 1), as by volume.
     """
     levels, steps = taxonomy.levels, taxonomy.steps
     axis = F.normalize(torch.randn(taxonomy.nodes, dim, generator=generator), dim=-1)
@@ -73,69 +80,70 @@ def initial_cones(taxonomy: Taxonomy, dim: int, generator: torch.Generator) -> C
     return Cone(F.normalize(axis, dim=-1), radius)
 
 
+def random_cones(taxonomy: Taxonomy, dim: int, generator: torch.Generator) -> Cone:
+    axis = F.normalize(torch.randn(taxonomy.nodes, dim, generator=generator), dim=-1)
+    return Cone(axis, torch.full((taxonomy.nodes,), ROOT_RADIUS / 2))
+
+
 def train_cones(
     taxonomy: Taxonomy, dim: int, seed: int, steps: int, batch: int, leave_out: tuple[str, ...] = ()
 ) -> Scores:
     """Given edges nest, siblings and other nodes of one level lie apart. Scores are margins, in radians.
 
-    `leave_out`, for measuring what each part does: "training", "start", "siblings", "peers".
+    Half of the edges of a batch are drawn evenly, half by the level of the parent: the few edges at the top carry most
+    of the closure. `leave_out`, any of `PARTS`, is for measuring what each part does.
     """
     generator = torch.Generator().manual_seed(seed)
-    start = initial_cones(taxonomy, dim, generator)
-    if "start" in leave_out:
-        axis = torch.randn(taxonomy.nodes, dim, generator=generator)
-        start = Cone(F.normalize(axis, dim=-1), torch.full((taxonomy.nodes,), ROOT_RADIUS / 2))
-    table = ConeTable(start.axis, start.radius)
+    table = ConeTable((random_cones if "start" in leave_out else initial_cones)(taxonomy, dim, generator))
     sampler = Sampler(taxonomy, seed)
     optimizer = torch.optim.Adam(table.parameters(), lr=RATE, betas=(0.9, 0.99), fused=True)
     for step in range(0 if "training" in leave_out else steps):
         done = step / steps
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - done))
         scale = SCALES[0] * (SCALES[1] / SCALES[0]) ** min(1.0, done / 0.8)
-        # Each relation as two columns of nodes, the outer and the inner.
-        nested = np.concatenate([sampler.edges(batch // 2), sampler.general_edges(batch // 2)])[:, ::-1]
-        apart = []
-        if "siblings" not in leave_out:
-            apart.append(sampler.siblings(batch))
-        if "peers" not in leave_out:
-            apart.append(sampler.peers(batch))
-        cones = take(table(), np.concatenate([nested, *apart]))
-        outer, inner = cones[: len(nested), 0], cones[: len(nested), 1]
-        loss = pair_loss(outer, inner, 1, scale)
-        first = len(nested)
-        for pairs in apart:
-            one, other = cones[first : first + len(pairs), 0], cones[first : first + len(pairs), 1]
-            loss = loss + APART * pair_loss(complement(one), other, 1, scale, (one.radius+other.radius).detach())
-            first += len(pairs)
+        nested = np.concatenate([sampler.edges(batch // 2), sampler.general_edges(batch // 2)])
+        apart = [] if "siblings" in leave_out else [sampler.siblings(batch)]
+        apart += [] if "peers" in leave_out else [sampler.peers(batch)]
+        groups = take(table(), np.concatenate([nested, *apart])).split([len(pairs) for pairs in (nested, *apart)])
+        child, parent = _ends(groups[0])
+        loss = contain(parent, child, scale / _root(parent.radius))
+        for rows in groups[1:]:
+            one, other = _ends(rows)
+            loss = loss + APART_WEIGHT * contain(complement(one), other, scale / _root(one.radius + other.radius))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return margins(table)
 
 
-def take(cones: Cone, nodes: np.ndarray) -> Cone:
-    """The cones of `nodes`, of any shape: one gather for axes and radii, which is what a step mostly costs."""
+def take(cones: Cone, nodes: np.ndarray) -> Tensor:
+    """Axes and radii of `nodes`, of any shape, as (..., D + 1): one gather, which is what a step mostly costs."""
     packed = torch.cat([cones.axis, cones.radius[:, None]], 1)
-    rows = F.embedding(torch.from_numpy(np.ascontiguousarray(nodes)), packed)
-    return Cone(rows[..., :-1], rows[..., -1])
+    return F.embedding(torch.from_numpy(nodes), packed)
 
 
-def pair_loss(outer: Cone, inner: Cone, relation: int, scale: float, size=None) -> Tensor:
-    """`containment_loss` of (N,) pairs, none across: the mean over them."""
-    size = outer.radius.detach() if relation == 1 and size is None else size
-    scale = scale * size.clamp(min=1e-4)[:, None, None] ** -PW
-    outer, inner = outer[:, None], inner[:, None]
-    known = torch.full((len(outer.radius), 1, 1), relation)
-    # One half is the other label's, which has no pairs here.
-    return 2 * containment_loss(outer, inner, known, scale, 0.0, axes_gradient=True)
+def _ends(rows: Tensor) -> tuple[Cone, Cone]:
+    return Cone(rows[:, 0, :-1], rows[:, 0, -1]), Cone(rows[:, 1, :-1], rows[:, 1, -1])
 
 
-def margins(table: ConeTable) -> Scores:
+def _root(radius: Tensor) -> Tensor:
+    return radius.detach().clamp(min=SMALLEST).sqrt()[:, None, None]
+
+
+def contain(outer: Cone, inner: Cone, scale: Tensor) -> Tensor:
+    """`containment_loss` of (N,) pairs that are all to hold, as N relations of one by one: the mean over them."""
+    holds = torch.ones(len(outer.radius), 1, 1, dtype=torch.long)
+    # The loss gives half of its mass to pairs that do not hold, of which there are none.
+    return 2 * containment_loss(outer[:, None], inner[:, None], holds, scale, 0.0, axes_gradient=True)
+
+
+def margins(table: Callable[[], Cone]) -> Scores:
+    """Scores by `containment_margin` of what the table holds now."""
     with torch.no_grad():
         cones = table()
 
     def scores(pairs: np.ndarray) -> np.ndarray:
-        child, parent = (torch.from_numpy(pairs[:, column].copy()) for column in (0, 1))
+        child, parent = torch.from_numpy(pairs[:, 0].copy()), torch.from_numpy(pairs[:, 1].copy())
         return containment_margin(cones[parent], cones[child]).numpy()
 
     return scores
