@@ -21,7 +21,7 @@ NEGATIVES = 10
 # Rate of Adam and hinge margin.
 ORDER = (0.1, 0.1)
 DISKS = (0.1, 0.03)
-ENTAILMENT = (0.003, 0.1)
+ENTAILMENT = (0.01, 0.1)
 # Of the ball of Ganea et al.: the aperture's constant, the norm within which there are no cones, and the outer edge.
 APERTURE = 0.1
 INNER = 2 * APERTURE / (1 + math.sqrt(1 + 4 * APERTURE**2)) + 1e-4

@@ -90,8 +90,8 @@ def train_cones(
 ) -> Scores:
     """Given edges nest, siblings and other nodes of one level lie apart. Scores are margins, in radians.
 
-    Half of the edges of a batch are drawn evenly, half by the level of the parent: the few edges at the top carry most
-    of the closure. `leave_out`, any of `PARTS`, is for measuring what each part does.
+    Half of the edges of a batch are drawn evenly from those that span one level, half from all by the level of the
+    parent: the few at the top carry most of the closure. `leave_out`, any of `PARTS`, is for measuring what each part does.
     """
     generator = torch.Generator().manual_seed(seed)
     table = ConeTable((random_cones if "start" in leave_out else initial_cones)(taxonomy, dim, generator))
@@ -101,7 +101,7 @@ def train_cones(
         done = step / steps
         optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - done))
         scale = SCALES[0] * (SCALES[1] / SCALES[0]) ** min(1.0, done / 0.8)
-        nested = np.concatenate([sampler.edges(batch // 2), sampler.general_edges(batch // 2)])
+        nested = np.concatenate([sampler.steps(batch // 2), sampler.general_edges(batch // 2)])
         apart = [] if "siblings" in leave_out else [sampler.siblings(batch)]
         apart += [] if "peers" in leave_out else [sampler.peers(batch)]
         groups = take(table(), np.concatenate([nested, *apart])).split([len(pairs) for pairs in (nested, *apart)])

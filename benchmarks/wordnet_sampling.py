@@ -18,7 +18,7 @@ class Sampler:
         self._levels = [group for group in _groups(levels) if len(group) > 1]
         steps = taxonomy.steps[np.argsort(taxonomy.steps[:, 1], kind="stable")]
         size = np.bincount(steps[:, 1], minlength=taxonomy.nodes)
-        self._families = steps[:, 0]
+        self._steps, self._families = steps, steps[:, 0]
         self._first, self._size = (np.cumsum(size) - size)[steps[:, 1]], size[steps[:, 1]]
         self._siblings = np.flatnonzero(self._size > 1)
 
@@ -33,6 +33,10 @@ class Sampler:
         rows = self._order[self._next : self._next + size]
         self._next += size
         return self._edges[rows]
+
+    def steps(self, size: int) -> np.ndarray:
+        """Child and parent, one level apart: every such edge as likely as any other."""
+        return self._steps[self._random.integers(0, len(self._steps), size)]
 
     def general_edges(self, size: int) -> np.ndarray:
         """Child and parent, every level of the parent as likely as any other."""
