@@ -91,7 +91,8 @@ def train_cones(
     """Given edges nest, siblings and other nodes of one level lie apart. Scores are margins, in radians.
 
     Half of the edges of a batch are drawn evenly from those that span one level, half from all by the level of the
-    parent: the few at the top carry most of the closure. `leave_out`, any of `PARTS`, is for measuring what each part does.
+    parent: the few at the top carry most of the closure. `leave_out`, any of `PARTS`, is for measuring what each part
+    does.
     """
     generator = torch.Generator().manual_seed(seed)
     table = ConeTable((random_cones if "start" in leave_out else initial_cones)(taxonomy, dim, generator))
