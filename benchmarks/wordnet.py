@@ -12,7 +12,7 @@ than one. A dimension counts the numbers of a node: an axis in R^dim has one few
 (the tables of both kinds of cones on the sphere store dim + 1). Settings of all methods were chosen on validation.
 
 The cones start nested, from the roots down, by the given edges alone; for a tree that start is already nearly the
-answer, so two rows beside them belong to the default table: cones-no-training (the start, untrained) and cones-no-start
+answer, so two more rows belong to the default table: cones-no-training (the start, untrained) and cones-no-start
 (trained from random cones, as the baselines are). cones-no-siblings and cones-no-peers leave out one loss.
 """
 
