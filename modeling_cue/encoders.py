@@ -41,9 +41,10 @@ MODALITIES = {
 }
 
 
-# Texts that are padded alike run together at least in such numbers; fewer would leave a processor idle.
-TEXTS_PER_CHUNK = 64
-TEXT_CHUNKS = 4
+# Texts that are padded alike run together at least in such numbers; fewer would leave an accelerator idle, while a CPU
+# takes as long for a token of 8 texts as of 800 (32 captions in 4 chunks of 8: 1.2 to 1.3 times as fast as at once).
+TEXTS_PER_CHUNK, TEXTS_PER_CHUNK_CPU = 64, 8
+TEXT_CHUNKS = 8
 
 
 def _run_text(
@@ -55,7 +56,8 @@ def _run_text(
     padding, whose tokens come back as zeros.
     """
     mask = torch.ones_like(input_ids) if mask is None else mask
-    chunks = min(text_chunks, len(input_ids) // TEXTS_PER_CHUNK)
+    least = TEXTS_PER_CHUNK_CPU if input_ids.device.type == "cpu" else TEXTS_PER_CHUNK
+    chunks = min(text_chunks, len(input_ids) // least)
     if chunks < 2 or not bool((mask[:, :-1] >= mask[:, 1:]).all()):  # left padding would move positions
         output = tower(input_ids=input_ids, attention_mask=mask)
         return TowerOutput(output.last_hidden_state, mask.bool(), output.get("pooler_output"))
