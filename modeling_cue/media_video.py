@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .media_files import FILES, MediaError, open_container, open_source
+from .media_files import FILES, MediaError, import_av, open_container, open_source
 from .media_image import load_image
 
 MAX_FRAME_PIXELS = 36_000_000  # of a video's frame: 8K and a little
@@ -60,33 +60,45 @@ def frame_places(count: int, num_frames: int) -> list[int]:
 
 
 def _decode_video(file: BinaryIO, name: str, num_frames: int) -> np.ndarray:
-    # What a container says of its length is often missing or wrong, and all frames would not fit in memory: packets
-    # are counted first, which decodes nothing, and only where they are not the frames are these decoded twice.
+    # All frames would not fit in memory, so their number comes first. What a container says of it is often missing,
+    # then packets are counted, which decodes nothing; or wrong, and only then frames are decoded twice.
     with open_container(file, name) as container:
-        packets = sum(1 for packet in container.demux(_pictures(container, name)) if packet.size)
-    taken, count = _take(file, name, frame_places(packets, num_frames))
+        stream = _pictures(container, name)
+        if expected := stream.frames:
+            taken, count = _take(container, stream, name, frame_places(expected, num_frames))
+        else:
+            expected = sum(1 for packet in container.demux(stream) if packet.size)
+            taken, count = _take_anew(file, name, frame_places(expected, num_frames))
     if not count:
         raise MediaError(f"{name} has no frames that can be read: replace it")
     places = frame_places(count, num_frames)
-    if count != packets:
-        taken, _ = _take(file, name, places)
+    if count != expected:
+        taken, _ = _take_anew(file, name, places)
     height, width = taken[places[0]].shape[:2]
-    same = {k: Image.fromarray(frame).resize((width, height)) for k, frame in taken.items()}
-    return np.stack([np.asarray(same[place]) for place in places])
+    for place, frame in taken.items():
+        if frame.shape[:2] != (height, width):
+            taken[place] = np.asarray(Image.fromarray(frame).resize((width, height)))
+    return np.stack([taken[place] for place in places])
 
 
-def _take(file: BinaryIO, name: str, places: list[int]) -> tuple[dict[int, np.ndarray], int]:
-    """The frames of these numbers, and how many frames there are."""
+def _take_anew(file: BinaryIO, name: str, places: list[int]) -> tuple[dict[int, np.ndarray], int]:
     file.seek(0)
-    taken, count = {}, 0
     with open_container(file, name) as container:
-        for frame in container.decode(_pictures(container, name)):
-            if count >= MAX_FRAMES:
-                raise MediaError(f"{name} has more than {MAX_FRAMES:,} frames: cut it")
-            if count in places:
-                turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                taken[count] = np.ascontiguousarray(turned)
-            count += 1
+        return _take(container, _pictures(container, name), name, places)
+
+
+def _take(container: Any, stream: Any, name: str, places: list[int]) -> tuple[dict[int, np.ndarray], int]:
+    """The frames of these numbers, and how many frames there are."""
+    taken, count = {}, 0
+    # One for all frames, as each sets up tables; on one thread, as starting others takes longer than most frames do.
+    reformatter = import_av().video.reformatter.VideoReformatter()
+    for frame in container.decode(stream):
+        if count >= MAX_FRAMES:
+            raise MediaError(f"{name} has more than {MAX_FRAMES:,} frames: cut it")
+        if count in places:
+            pixels = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            taken[count] = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+        count += 1
     return taken, count
 
 

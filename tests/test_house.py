@@ -26,7 +26,10 @@ FLOORS = {
     "index_vectors": 2, "index_items": 2, "index_files": 3, "index_search": 3, "index": 4,
 }  # fmt: skip
 # Losses and metrics know cones and one another, never the model or processes.
-TENSORS_ONLY = ("relations", "losses", "tiled_losses", "metrics", "metrics_cones", "metrics_retrieval")
+TENSORS_ONLY = (
+    "relations", "losses", "tiled_losses", "metrics", "metrics_calibration", "metrics_cones", "metrics_counts",
+    "metrics_hard", "metrics_retrieval",
+)  # fmt: skip
 
 
 def siblings(path: Path) -> set[str]:

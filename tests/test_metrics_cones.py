@@ -9,8 +9,6 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from modeling_cue.cones import Cone, pairwise_containment_margin, pairwise_contains
 from modeling_cue.training import metrics_cones
 from modeling_cue.training.metrics_cones import (
-    PER_RADIAN,
-    Counts,
     best_pooled_auroc,
     containment_metrics,
     distinct_phrases,
@@ -19,6 +17,7 @@ from modeling_cue.training.metrics_cones import (
     transitivity_metrics,
     true_of,
 )
+from modeling_cue.training.metrics_counts import PER_RADIAN, Counts
 from modeling_cue.training.relations import LEVELS, Embedded, relation
 
 

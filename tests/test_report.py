@@ -6,6 +6,8 @@ METRICS = {
     "i2t_R@1": 0.9, "i2t_R@5": 0.96, "i2t_R@10": 0.99, "rsum": 5.676,
     "composition_R@1": 0.25, "composition_R@5": 0.5, "composition_R@10": 0.75,
     "containment_auroc": 0.9412, "transitivity_violations": 0.0, "radius_specificity_spearman": 0.713,
+    "containment_auroc_p2c": 0.95, "containment_auroc_cosine_p2c": 0.8, "containment_ece_p2c": 0.04,
+    "containment_auroc_c2i": 0.93, "containment_auroc_hard_c2i": 0.75,
     "radius_mean_image": 0.1, "radius_std_image": 0.06, "radius_mean_phrase": 1.2, "radius_std_phrase": 0.2,
     "runtime": 12.0,
 }  # fmt: skip
@@ -17,6 +19,11 @@ text -> image  87.6%  95.0%  100.0%   1.0  50.0%        0.5%        93.0%
 image -> text  90.0%  96.0%   99.0%     -      -           -            -
 composition    25.0%  50.0%   75.0%     -      -           -            -
 rsum (of 6)    5.676
+
+containment       AUROC  by cosine  hard AUROC    ECE
+-----------------------------------------------------
+phrase > caption  0.950      0.800           -  0.040
+caption > image   0.930          -       0.750      -
 
 cones
 ----------------------------------

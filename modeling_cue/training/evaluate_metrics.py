@@ -59,6 +59,7 @@ class ConeMetric(evaluate.Metric):
                 axis, radius: the cone of each row; a unit vector and radians in [0, pi].
                 id: int64, the sample of each row.
                 requires, implies, words: positive int64 ids for each row; see `relations.Embedded`.
+                containment_scale, containment_bias: of the model's probabilities, for their calibration; to `compute`.
             """,
             features=Features(_AXES | {"radius": Value("float32")} | _SETS),
         )
@@ -72,9 +73,11 @@ class ConeMetric(evaluate.Metric):
         requires: list[list[int]],
         implies: list[list[int]],
         words: list[list[int]],
+        containment_scale: float | None = None,
+        containment_bias: float = 0.0,
     ) -> dict[str, float]:
         embedded = _by_kind(kind, axis, radius, id, requires, implies, words)
-        return cone_metrics(embedded) | composition_metrics(embedded)
+        return cone_metrics(embedded, containment_scale, containment_bias) | composition_metrics(embedded)
 
 
 def _by_kind(kind: Any, axis: Any, radius: Any, id: Any, *sets: Any) -> dict[str, Embedded]:

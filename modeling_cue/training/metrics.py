@@ -10,12 +10,15 @@ from .metrics_retrieval import RECALL_AT, chance_recall, relation_ranks, retriev
 from .relations import Embedded
 
 
-def compute_all(embedded: dict[str, Embedded]) -> dict[str, float]:
+def compute_all(
+    embedded: dict[str, Embedded], containment_scale: float | None = None, containment_bias: float = 0.0
+) -> dict[str, float]:
     """Retrieval, composition and cone metrics of the kinds at hand; what they do not allow is left out.
 
     Args:
         embedded: by kind: text, image, audio, video, phrase, composed, and `parts_mean`, the mean of the parts' axes
             as a baseline of `composed`.
+        containment_scale, containment_bias: those of the model, for the calibration of its probabilities.
 
     Raises:
         FloatingPointError: a cone is not finite; the message names the kind.
@@ -26,7 +29,8 @@ def compute_all(embedded: dict[str, Embedded]) -> dict[str, float]:
                 f"{kind} cones are not finite, so nothing can be measured: the weights or the inputs hold NaN or "
                 f"infinity; go back to an earlier checkpoint and lower the learning rate"
             )
-    return retrieval_metrics(embedded) | composition_metrics(embedded) | cone_metrics(embedded)
+    cones = cone_metrics(embedded, containment_scale, containment_bias)
+    return retrieval_metrics(embedded) | composition_metrics(embedded) | cones
 
 
 def retrieval_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
@@ -65,6 +69,9 @@ def composition_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
     return found
 
 
-def cone_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
-    """What radii add: containment beside its baselines, transitivity, radii by kind and by generality."""
-    return containment_metrics(embedded) | transitivity_metrics(embedded) | radius_metrics(embedded)
+def cone_metrics(
+    embedded: dict[str, Embedded], containment_scale: float | None = None, containment_bias: float = 0.0
+) -> dict[str, float]:
+    """What radii add: containment beside its baselines, calibration, transitivity, radii by kind and by generality."""
+    containment = containment_metrics(embedded, containment_scale, containment_bias)
+    return containment | transitivity_metrics(embedded) | radius_metrics(embedded)

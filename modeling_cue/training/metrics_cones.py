@@ -2,76 +2,22 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from ..cones import pairwise_angle, pairwise_contains
+from .metrics_calibration import calibration_metrics
+from .metrics_counts import PER_RADIAN, Counts
+from .metrics_hard import WordSimilarity, hardest_negatives
 from .relations import LEVELS, Embedded, Level, relation
 
 # Pairs that are held at a time.
 CHUNK_PAIRS = 2**22
-# Scores lie in [-2 pi, pi] and are counted on a grid of this many points per radian (1.5e-5 rad apart; scores nearer
-# than that tie). A count needs the same memory for any number of pairs, and counts of chunks add up.
-PER_RADIAN = 2**16
-_OFFSET = math.ceil(2 * math.pi * PER_RADIAN)
-_BINS = _OFFSET + math.ceil(math.pi * PER_RADIAN) + 1
 # The constant radii of the baseline are searched on a grid of this many points per radian.
 SHIFTS_PER_RADIAN = 32
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many positive and negative pairs have each score of the grid: two (bins,) float64 tensors, ascending."""
-
-    positive: Tensor
-    negative: Tensor
-
-    @staticmethod
-    def of(scores: Tensor, labels: Tensor) -> "Counts":
-        """Counts scores, any shape, radians in [-2 pi, pi], by labels 1 and 0 of that shape; others are left out."""
-        bins = (scores * PER_RADIAN).round_().int().add_(_OFFSET).clamp_(0, _BINS - 1)
-        # One bin more takes what is left out: faster than picking the many negatives.
-        negative = torch.bincount(bins.masked_fill(labels != 0, _BINS).flatten(), minlength=_BINS + 1)[:-1]
-        return Counts(torch.bincount(bins[labels == 1], minlength=_BINS).double(), negative.double())
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.positive + other.positive, self.negative + other.negative)
-
-    def balanced(self) -> "Counts":
-        """The same with a mass of 1 for the positives and of 1 for the negatives."""
-        return Counts(self.positive / self.positive.sum(), self.negative / self.negative.sum())
-
-    def shifted(self, bins: int) -> "Counts":
-        """All scores moved up by so many points of the grid, which must not take them past its end."""
-        return Counts(self.positive.roll(bins), self.negative.roll(bins))
-
-    def coarse(self, factor: int) -> "Counts":
-        """The same on a grid that is `factor` times coarser."""
-
-        def add_up(counts: Tensor) -> Tensor:
-            return torch.nn.functional.pad(counts, (0, -len(counts) % factor)).view(-1, factor).sum(dim=1)
-
-        return Counts(add_up(self.positive), add_up(self.negative))
-
-    @property
-    def defined(self) -> bool:
-        """Whether there are positives and negatives, without which no figure means anything."""
-        return bool(self.positive.sum() > 0) and bool(self.negative.sum() > 0)
-
-    def auroc(self) -> float:
-        """The share of (positive, negative) that the scores order rightly, ties counted half: in [0, 1]."""
-        below = self.negative.cumsum(0) - self.negative / 2
-        return ((self.positive @ below) / (self.positive.sum() * self.negative.sum())).item()
-
-    def average_precision(self) -> float:
-        """The mean over positives of the precision among scores at least as high as its own: in [0, 1]."""
-        hits = self.positive.flip(0).cumsum(0)
-        drawn = hits + self.negative.flip(0).cumsum(0)
-        precision = torch.where(drawn > 0, hits / drawn, 0.0)
-        return ((self.positive.flip(0) @ precision) / self.positive.sum()).item()
 
 
 def _chunks(rows: Embedded, width: int) -> Iterator[tuple[int, Embedded]]:
@@ -81,26 +27,61 @@ def _chunks(rows: Embedded, width: int) -> Iterator[tuple[int, Embedded]]:
         yield start, rows[start : start + step]
 
 
-def level_counts(outer: Embedded, inner: Embedded, level: Level) -> tuple[Counts, Counts]:
-    """Counts over all pairs whose relation is known, by containment margin and by minus the angle (as the cosine)."""
-    empty = torch.zeros(_BINS, dtype=torch.float64, device=outer.ids.device)
-    margins = cosines = Counts(empty, empty)
-    for _, part in _chunks(outer, len(inner)):
+@dataclass(frozen=True)
+class LevelCounts:
+    """The pairs of a level whose relation is known, by containment margin and by minus the angle (as the cosine).
+
+    `hard_` counts have all true pairs, and of the false ones only the hardest; see `metrics_hard`.
+    """
+
+    margins: Counts
+    cosines: Counts
+    hard_margins: Counts
+    hard_cosines: Counts
+
+    def __add__(self, other: "LevelCounts") -> "LevelCounts":
+        return LevelCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def level_counts(outer: Embedded, inner: Embedded, level: Level) -> LevelCounts:
+    """Counts over all pairs of a level."""
+    total = LevelCounts(*[Counts.nothing(outer.ids.device)] * 4)
+    if not (len(outer) and len(inner)):
+        return total
+    words = WordSimilarity(outer, inner) if outer.words.any() and inner.words.any() else None
+    for start, part in _chunks(outer, len(inner)):
         labels = level.relation(part, inner)
-        angle = pairwise_angle(part.cone.axis, inner.cone.axis)
-        margins += Counts.of(part.cone.radius[:, None] - inner.cone.radius[None] - angle, labels)
-        cosines += Counts.of(-angle, labels)
-    return margins, cosines
+        cosine = -pairwise_angle(part.cone.axis, inner.cone.axis)
+        margin = part.cone.radius[:, None] - inner.cone.radius[None] + cosine
+        hard = torch.full_like(labels, -1)
+        if words is not None:
+            hard = hardest_negatives(words.rows(start, start + len(part)), labels)
+        # Few pairs are hard ones: what is left out needs no counting.
+        kept = hard >= 0
+        total += LevelCounts(
+            Counts.of(margin, labels), Counts.of(cosine, labels), Counts.of(margin[kept], hard[kept]),
+            Counts.of(cosine[kept], hard[kept]),
+        )  # fmt: skip
+    return total
 
 
-def containment_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
+def containment_metrics(
+    embedded: dict[str, Embedded], scale: float | None = None, bias: float = 0.0
+) -> dict[str, float]:
     """AUROC and average precision of containment margins against what is known to be true and false.
+
+    Args:
+        scale, bias: of `containment_probability`, per radian and in radians; None leaves out what needs them.
 
     Returns:
         `containment_auroc_{level}`, `containment_ap_{level}` and, by the cosine alone,
         `containment_auroc_cosine_{level}`, for each level (p2c, c2i, c2a, c2v) that has true and false pairs;
-        `containment_auroc`, `containment_ap` and `containment_auroc_cosine`: their means over p2c and the first level
-        below captions (c2i where there are images);
+        `containment_auroc_hard_{level}`, `containment_auroc_hard_cosine_{level}`: the same with the hardest of the
+        false pairs alone (see `metrics_hard`), where the words of both sides are known;
+        `containment_ece_{level}`, `containment_active_{level}`: see `metrics_calibration`;
+        `containment_auroc`, `containment_ap`, `containment_auroc_cosine`, `containment_auroc_hard` and
+        `containment_auroc_hard_cosine`: their means over p2c and the first level below captions (c2i where there are
+        images);
         `containment_auroc_constant_radius`: the same mean for margins with one radius for each kind, which order the
         pairs of a level as the cosine does: equal to `containment_auroc_cosine` whatever the radii.
 
@@ -111,26 +92,33 @@ def containment_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
         (in the baseline's favour).
     """
     found: dict[str, float] = {}
-    scored: dict[str, tuple[Counts, Counts]] = {}
+    scored: dict[str, LevelCounts] = {}
     for level in LEVELS:
         if level.outer in embedded and level.inner in embedded:
-            margins, cosines = level_counts(embedded[level.outer], embedded[level.inner], level)
-            if margins.defined:
-                scored[level.name] = margins, cosines
-                found[f"containment_auroc_{level.name}"] = margins.auroc()
-                found[f"containment_ap_{level.name}"] = margins.average_precision()
-                found[f"containment_auroc_cosine_{level.name}"] = cosines.auroc()
+            counts = level_counts(embedded[level.outer], embedded[level.inner], level)
+            if not counts.margins.defined:
+                continue
+            scored[level.name] = counts
+            found[f"containment_auroc_{level.name}"] = counts.margins.auroc()
+            found[f"containment_ap_{level.name}"] = counts.margins.average_precision()
+            found[f"containment_auroc_cosine_{level.name}"] = counts.cosines.auroc()
+            if counts.hard_margins.defined:
+                found[f"containment_auroc_hard_{level.name}"] = counts.hard_margins.auroc()
+                found[f"containment_auroc_hard_cosine_{level.name}"] = counts.hard_cosines.auroc()
+            if scale is not None:
+                found |= calibration_metrics(level.name, counts.margins, scale, bias)
     heads = [name for name in scored if name == "p2c"] + [name for name in scored if name != "p2c"][:1]
     if not heads:
         return found
-    for name in ("auroc", "ap", "auroc_cosine"):
-        found[f"containment_{name}"] = sum(found[f"containment_{name}_{level}"] for level in heads) / len(heads)
+    for name in ("auroc", "ap", "auroc_cosine", "auroc_hard", "auroc_hard_cosine"):
+        if all(f"containment_{name}_{level}" in found for level in heads):
+            found[f"containment_{name}"] = sum(found[f"containment_{name}_{level}"] for level in heads) / len(heads)
     found["containment_auroc_constant_radius"] = found["containment_auroc_cosine"]
     if len(heads) == 2:
-        (margins, cosines), (lower_margins, lower_cosines) = (scored[name] for name in heads)
-        found["containment_pooled_auroc"] = pooled_auroc(margins, lower_margins)
-        found["containment_pooled_auroc_cosine"] = pooled_auroc(cosines, lower_cosines)
-        found["containment_pooled_auroc_constant_radius"] = best_pooled_auroc(cosines, lower_cosines)
+        upper, lower = (scored[name] for name in heads)
+        found["containment_pooled_auroc"] = pooled_auroc(upper.margins, lower.margins)
+        found["containment_pooled_auroc_cosine"] = pooled_auroc(upper.cosines, lower.cosines)
+        found["containment_pooled_auroc_constant_radius"] = best_pooled_auroc(upper.cosines, lower.cosines)
     return found
 
 

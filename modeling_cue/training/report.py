@@ -13,9 +13,23 @@ COLUMNS = (
 )
 REFERENCES = (("chance R@1", "{}_chance_R@1"), ("ceiling R@1", "ceiling_{}_R@1"))
 
+LEVEL_NAMES = {
+    "p2c": "phrase > caption", "c2i": "caption > image", "c2a": "caption > audio", "c2v": "caption > video",
+}  # fmt: skip
+CONTAINMENT = (
+    ("AUROC", "containment_auroc_{}"),
+    ("by cosine", "containment_auroc_cosine_{}"),
+    ("hard AUROC", "containment_auroc_hard_{}"),
+    ("by cosine", "containment_auroc_hard_cosine_{}"),
+    ("AP", "containment_ap_{}"),
+    ("ECE", "containment_ece_{}"),
+    ("active", "containment_active_{}"),
+)
+
 
 def format_table(metrics: dict[str, float]) -> str:
-    """Metrics as text: recall by direction beside chance and ceiling, then cones, then radii by kind, widest first.
+    """Metrics as text: recall by direction beside chance and ceiling, containment by level, other figures of
+    cones, and radii by kind, widest first.
 
     Args:
         metrics: as `compute_all` gives them, without prefix, with any others of the form `{name}_R@k`, and
@@ -24,7 +38,7 @@ def format_table(metrics: dict[str, float]) -> str:
     Returns:
         lines without a final newline; recall in percent, radii in radians; sections without figures are left out.
     """
-    sections = (_recall(metrics), _cones(metrics), _radii(metrics))
+    sections = (_recall(metrics), _containment(metrics), _cones(metrics), _radii(metrics))
     return "\n\n".join(_align(section) for section in sections if len(section) > 1)
 
 
@@ -42,9 +56,19 @@ def _recall(metrics: dict[str, float]) -> list[list[str]]:
     return [["retrieval", *(head for head, _, _ in columns)], *rows]
 
 
+def _containment(metrics: dict[str, float]) -> list[list[str]]:
+    levels = [name for name in LEVEL_NAMES if f"containment_auroc_{name}" in metrics]
+    columns = [column for column in CONTAINMENT if any(column[1].format(name) in metrics for name in levels)]
+    rows = [
+        [LEVEL_NAMES[name], *(_figure(metrics, key.format(name), "{:.3f}") for _, key in columns)] for name in levels
+    ]
+    return [["containment", *(head for head, _ in columns)], *rows]
+
+
 def _cones(metrics: dict[str, float]) -> list[list[str]]:
+    by_level = {key.format(name) for _, key in CONTAINMENT for name in LEVEL_NAMES}
     keys = [key for key in metrics if key.startswith(("containment_", "transitivity_", "radius_specificity"))]
-    return [["cones", ""], *([key, f"{metrics[key]:.3f}"] for key in keys)]
+    return [["cones", ""], *([key, f"{metrics[key]:.3f}"] for key in keys if key not in by_level)]
 
 
 def _radii(metrics: dict[str, float]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,11 @@ def reader_ceiling(rows: Iterable[Mapping[str, Any]], letters: str = "tiav") -> 
 
 
 def composition_queries(
-    rows: Sequence[Mapping[str, Any]] | Any, seed: int = 0, max_true: int = 3, max_parts: int = 4
+    rows: Sequence[Mapping[str, Any]] | Any, seed: int = 0, max_true: int = 3, max_parts: int = 4, draws: int = 5
 ) -> list[Query]:
     """Queries about a held-out pair: for each test scene with one, all of phrases, with a picture, and with a sound.
+
+    Each `draws` times, with other phrases and renderings: one draw, of some 80, leaves recall uncertain by 4 points.
 
     A phrase names the colour of the pair and another phrase its shape: no training scene made both true. Further
     phrases that are true of the scene are added until all together are true of 1 to `max_true` rows.
@@ -83,8 +86,8 @@ def composition_queries(
     for own, identity in enumerate(ids):
         scene = known[identity]
         for number, pair in enumerate(held_out_pairs(scene)):
-            for k, kind in enumerate(KINDS):
-                stream = [seed, own, number, k]
+            for (k, kind), draw in product(enumerate(KINDS), range(draws)):
+                stream = [seed, own, number, k, draw]
                 parts = _parts(scene, pair, kind, stream, truths, max_true, max_parts)
                 if parts is not None:
                     hits = tuple(i for i, truth in enumerate(truths) if _true(parts, truth))

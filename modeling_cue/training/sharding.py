@@ -15,6 +15,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.fsdp.wrap import size_based_auto_wrap_policy, transformer_auto_wrap_policy
+from torch.distributed.tensor import DTensor
 
 from ..encoders import MODALITIES
 from ..modeling_cue import CUEModel
@@ -60,6 +61,13 @@ def whole_texts(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, CUEModel):
             module.text_chunks = 1
+
+
+@torch.no_grad()
+def whole_scales(scales: nn.Module) -> list[float]:
+    """The learned scalars as numbers, gathered where they are sharded: a call for all processes."""
+    parameters = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in scales.named_parameters()}
+    return [float(value) for value in torch.func.functional_call(scales, parameters, ())]
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
 from .pairs import CaptionPairs, GroupedByLength
 from .relations import Embedded
-from .sharding import prepare_for_fsdp, under_own_class, whole_texts
+from .sharding import prepare_for_fsdp, under_own_class, whole_scales, whole_texts
 
 
 class CUETrainer(Trainer):
@@ -270,7 +270,9 @@ class CUETrainer(Trainer):
                 self.args.device,
                 show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in compute_all(embedded).items()}
+        _, scale, bias = whole_scales(self.accelerator.unwrap_model(self.model).scales)
+        found = compute_all(embedded, scale, bias)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         if self.state.global_step:  # before training all radii of a kind start at one value
             for alarm in radius_alarm(embedded):
                 warnings.warn(alarm, stacklevel=2)
