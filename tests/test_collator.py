@@ -84,6 +84,34 @@ def test_compounds_take_phrases_of_other_captions_in_training(processor):
     assert (batch["model"]["parts"] >= 0).sum(1).tolist() == counts
 
 
+def test_compounds_of_whole_captions_and_sounds(processor):
+    rows = CaptionPairs(make_rows(("image", "audio")), every_caption=True)
+    torch.manual_seed(0)
+    collator = CUECollator(processor, ALL, 2, whole_parts=1.0)
+    batch = collator([rows[i] for i in range(4)])
+    kinds, parts = batch["rows"], batch["model"]["parts"]
+    texts, phrases = len(kinds["text"]["ids"]), len(kinds["phrase"]["ids"])
+    images = len(batch["model"]["pixel_values"])
+    samples = torch.cat([kinds[kind]["ids"] for kind in ("text", "phrase", "image", "audio")])
+    spoken = 0
+    for line, sample, requires in zip(parts, kinds["composed"]["ids"], kinds["composed"]["requires"], strict=True):
+        own = line[line >= 0]
+        assert set(samples[own].tolist()) == {int(sample)}
+        sounds = own >= texts + phrases + images
+        assert not ((own >= texts + phrases) & ~sounds).any()  # never the picture that is looked for
+        assert sounds.sum() <= 1
+        spoken += int(sounds.sum())
+        if not sounds.any():
+            assert (own < texts).all()
+            assert set(kinds["text"]["requires"][own].flatten().tolist()) == set(requires.tolist()) - {0}
+    assert 0 < spoken < len(parts)
+    # Evaluation composes phrases.
+    batch = CUECollator(processor, ALL, None, whole_parts=1.0)([rows[0]])
+    texts, phrases = (len(batch["rows"][kind]["ids"]) for kind in ("text", "phrase"))
+    used = batch["model"]["parts"][batch["model"]["parts"] >= 0]
+    assert ((used >= texts) & (used < texts + phrases)).all()
+
+
 def test_many_long_captions_keep_a_key_for_every_phrase(processor):
     rows = make_rows(count=2).to_list()
     for index, row in enumerate(rows):

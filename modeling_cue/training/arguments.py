@@ -101,6 +101,11 @@ class DataArguments(SourceArguments):
     shuffle_buffer_size: int = _flag(1000, "Rows in the shuffle buffer of a stream.")
     captions_per_image: str = _flag("1", "1: an epoch is every (image, caption) pair; all: every image, all captions.")
     phrases_per_caption: int = _flag(2, "Phrases drawn of each caption for containment and composition, at most.")
+    whole_parts: float = _flag(
+        0.0,
+        "Share of training's compounds made of whole captions of an image, and of its sound where it has one, in "
+        "place of phrases; with captions_per_image all.",
+    )
     feature_cache: str | None = _flag(
         None,
         "Folder where features of frozen towers are kept: these run once, the other towers as ever. Default: when "
@@ -334,6 +339,8 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
         raise ValueError(f"on_bad_row={data.on_bad_row!r} is not valid; it must be raise or skip")
     if data.feature_dtype not in ("float32", "float16"):
         raise ValueError(f"feature_dtype={data.feature_dtype!r} is not valid; it must be float32 or float16")
+    if not 0 <= data.whole_parts <= 1:
+        raise ValueError(f"whole_parts={data.whole_parts} is not valid; it must be a share from 0 to 1")
     if data.phrases_per_caption < 0:
         raise ValueError(f"phrases_per_caption={data.phrases_per_caption} is not valid; it must be zero or more")
     # A file may hold them as text.

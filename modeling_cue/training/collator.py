@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ..media_audio import load_audio
 from ..media_files import MediaError
 from ..media_pixels import mirror
 from ..media_video import load_video
+from .compounds import Part, Said, draw_compounds, own_sound
 from .features import FeatureStore, Place
 from .phrases import hash_id, normalise, split_phrases, words
 from .rows import BadRows
@@ -24,7 +25,6 @@ MEDIA = ("image", "audio", "video")
 # element of a kind for good.
 PLACES, PLACES_OF_CAPTION = 2**32, 2**16
 KEPT_TEXTS = 2**17  # captions and phrases of which the collator remembers what they say, some hundred bytes each
-MORE_PARTS = 2  # of a row's other captions, at most, in a compound
 
 
 class EveryRowBroken(MediaError):
@@ -34,15 +34,6 @@ class EveryRowBroken(MediaError):
         super().__init__(
             "every row of this batch is broken, and none was read before it: look at the rows reported above"
         )
-
-
-class _Part(NamedTuple):
-    """One part of a compound: its kind, its place among those of its kind, and what it says."""
-
-    kind: str
-    place: int
-    requires: tuple[int, ...]
-    words: tuple[int, ...]
 
 
 def row_phrases(row: dict[str, Any], caption: int) -> Sequence[str]:
@@ -75,6 +66,8 @@ class CUECollator:
         bad_rows: what happens to a row that cannot be read.
         mirror_images: each image or its mirror image, at random.
         compounds: whether parts are put together for the compositional layer.
+        whole_parts: the share of training's compounds whose parts are whole captions of a row, and the row's sound
+            where it has one beside an image or a clip, in place of phrases.
     """
 
     def __init__(
@@ -86,6 +79,7 @@ class CUECollator:
         bad_rows: BadRows | None = None,
         mirror_images: bool = False,
         compounds: bool = True,
+        whole_parts: float = 0.0,
     ):
         self.processor = processor
         self.modalities = tuple(modalities)
@@ -94,6 +88,7 @@ class CUECollator:
         self.bad_rows = bad_rows or BadRows("raise")
         self.mirror_images = mirror_images
         self.compounds = compounds
+        self.whole_parts = whole_parts
         self._read: dict[str, Any] | None = None
 
     @property
@@ -153,7 +148,11 @@ class CUECollator:
                 for k in row.get("caption_index", range(len(row["caption"])))
                 if "text" in self.modalities
             ]
-            compounds = self._compounds(said) if self.compounds else []
+            compounds: list[tuple[int, list[Part]]] = []
+            if self.compounds and self.phrases_per_caption is None:
+                compounds = [(caption.number, caption.phrases) for caption in said if len(caption.phrases) > 1]
+            elif self.compounds:
+                compounds = draw_compounds(said, own_sound(loaded, len(media["audio"]) - 1), self.whole_parts)
             self._show_part(row, shown, compounds)
             for k, compound in compounds:
                 parts.append([(part.kind, part.place) for part in compound])
@@ -166,10 +165,10 @@ class CUECollator:
 
         inputs = self._inputs(texts + phrases, {m: media[m] + shown[m] for m in MEDIA})
         if parts:
-            start = {"phrase": len(texts)}
+            start = {"text": 0, "phrase": len(texts)}
             before = len(texts) + len(phrases)
             for modality in MEDIA:
-                start[modality] = before + len(media[modality])
+                start[f"own {modality}"], start[modality] = before, before + len(media[modality])
                 before = start[modality] + len(shown[modality])
             inputs["parts"] = _pad([[start[kind] + p for kind, p in line] for line in parts], -1)
         return {"model": inputs, "rows": {name: kind.tensors() for name, kind in kinds.items() if kind.ids}}
@@ -183,16 +182,18 @@ class CUECollator:
         kinds: dict[str, "_Kind"],
         texts: list[str],
         phrases: list[str],
-    ) -> tuple[int, list["_Part"]]:
-        """Adds a caption and phrases drawn of it; returns the caption's number and its phrases as parts."""
+    ) -> Said:
+        """Adds a caption and phrases drawn of it; returns both as parts."""
         caption, own = row["caption"][k], row_phrases(row, k)
         generated = "phrase_facts" in row
         facts = row["phrase_facts"][k] if generated else [_says(phrase)[0] for phrase in own]
         if generated:
-            kinds["text"].add(sample, place + k, requires=row["caption_requires"][k], implies=row["caption_facts"][k])
+            required, text_words = tuple[int, ...](row["caption_requires"][k]), tuple[int, ...]()
+            kinds["text"].add(sample, place + k, requires=required, implies=row["caption_facts"][k])
         else:
-            whole, text_words = _says(caption)
-            kinds["text"].add(sample, place + k, requires=[whole], implies=[whole, *facts], words=text_words)
+            required, text_words = (_says(caption)[0],), _says(caption)[1]
+            kinds["text"].add(sample, place + k, requires=required, implies=[*required, *facts], words=text_words)
+        whole = Part("text", len(texts), required, text_words)
         texts.append(caption)
 
         drawn = list(range(len(own)))
@@ -203,29 +204,11 @@ class CUECollator:
             said_here = () if generated else _says(own[p])[1]
             key = place + PLACES_OF_CAPTION * k + place_in_caption
             kinds["phrase"].add(sample, key, requires=[facts[p]], words=said_here)
-            parts.append(_Part("phrase", len(phrases), (facts[p],), said_here))
+            parts.append(Part("phrase", len(phrases), (facts[p],), said_here))
             phrases.append(own[p])
-        return k, parts
+        return Said(k, whole, parts)
 
-    def _compounds(self, said: list[tuple[int, list["_Part"]]]) -> list[tuple[int, list["_Part"]]]:
-        """The parts of one compound a caption: its phrases; in training also some of what the other captions say.
-
-        All captions of a row are true of it, so that any of their phrases together are: without more computing of
-        texts, the compositional layer meets every number of parts, and parts that no one caption has together.
-        """
-        compounds = []
-        for k, own in said:
-            others = [part for other, parts in said if other != k for part in parts]
-            if self.phrases_per_caption is not None and others:
-                more = int(torch.randint(min(MORE_PARTS, len(others)) + 1, ()))
-                own = [*own, *(others[i] for i in torch.randperm(len(others))[:more].tolist())]
-            if len(own) > 1:
-                compounds.append((k, own))
-        return compounds
-
-    def _show_part(
-        self, row: dict[str, Any], shown: dict[str, list], compounds: list[tuple[int, list["_Part"]]]
-    ) -> None:
+    def _show_part(self, row: dict[str, Any], shown: dict[str, list], compounds: list[tuple[int, list[Part]]]) -> None:
         """Puts a row's picture or sound of one part into every third of its compounds, in training."""
         if self.phrases_per_caption is None or not compounds:
             return
@@ -234,7 +217,7 @@ class CUECollator:
             return
         modality = choices[int(torch.randint(len(choices), ()))]
         for _, parts in compounds[::3]:
-            parts.append(_Part(modality, len(shown[modality]), tuple(row["part_facts"]), ()))
+            parts.append(Part(modality, len(shown[modality]), tuple(row["part_facts"]), ()))
         shown[modality].append(self._medium(row, modality, f"part_{modality}"))
 
     def load_medium(self, modality: str, value: Any) -> Any:

@@ -136,7 +136,9 @@ def build_trainer(
     def collator(split: str, count: int | None) -> CUECollator:
         mirror = data.mirror_images and split == "train"
         compounds = split != "train" or training.composition_weight > 0
-        return CUECollator(processor, config.modalities, count, stores.get(split), rows.bad_rows, mirror, compounds)
+        return CUECollator(
+            processor, config.modalities, count, stores.get(split), rows.bad_rows, mirror, compounds, data.whole_parts
+        )
 
     trainer = CUETrainer(
         model=cue,
