@@ -1,0 +1,218 @@
+"""Draws the figures of docs/results.md from a trained model and the photographs that it was not trained on.
+
+python docs/draw_results.py --model runs/flickr8k_42 --dataset_name DIR --composition runs/composition.json \
+    [--split test] [--max_samples N] [--output docs]
+
+Colours are those of Okabe and Ito, which people of every colour vision can tell apart. No photograph or caption of the
+data is shown: their file names are, and the queries are written here.
+"""
+
+import argparse
+import json
+import statistics
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.optimize import minimize
+from torch.utils.data import DataLoader
+from transformers import AutoModel, AutoProcessor
+
+import modeling_cue  # noqa: F401  (registers CUE with the Auto classes)
+from modeling_cue.cones import pairwise_angle
+from modeling_cue.training.collator import CUECollator
+from modeling_cue.training.data import load_rows
+from modeling_cue.training.evaluation import embed_dataset
+from modeling_cue.training.metrics_calibration import BINS, calibration_metrics, reliability
+from modeling_cue.training.metrics_cones import distinct_phrases, level_counts, true_of
+from modeling_cue.training.pairs import CaptionPairs
+from modeling_cue.training.relations import LEVELS, Embedded
+
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+COLOURS = {"phrase": ORANGE, "text": BLUE, "image": GREEN, "audio": PURPLE}
+NAMES = {"phrase": "phrases", "text": "captions", "image": "images", "audio": "sounds"}
+CONCEPTS = ("a dog", "a brown dog", "a dog running through the grass", "a child", "a girl in a pink dress", "people")
+QUERIES = (
+    "a dog running through shallow water", "a man climbing a rock face", "children playing football",
+    "a person riding a bicycle down a hill", "two dogs fighting over a ball", "a woman in a red coat on the street",
+)  # fmt: skip
+
+
+def radii(embedded: dict[str, Embedded]) -> Figure:
+    """Histograms of radii by kind, and of phrases by how many captions they are true of."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    for kind, colour in COLOURS.items():
+        if kind in embedded:
+            values = embedded[kind].cone.radius.numpy()
+            left.hist(
+                values, bins=60, density=True, histtype="stepfilled", alpha=0.45, color=colour, label=NAMES[kind]
+            )
+    left.set(xlabel="radius (rad)", ylabel="density", title="Radius by kind")
+    left.legend(frameon=False)
+    phrases = distinct_phrases(embedded["phrase"])
+    count, radius = true_of(phrases, [embedded["text"]]).numpy(), phrases.cone.radius.numpy()
+    edges = [1, 2, 3, 5, 10, 20, 50, 100, 10**9]
+    groups = [radius[(count >= low) & (count < high)] for low, high in pairwise(edges)]
+    names = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]
+    names[-1] = "100+"
+    kept = [(name, group) for name, group in zip(names, groups, strict=True) if len(group)]
+    labels = [f"{name}\n({len(group):,})" for name, group in kept]
+    right.boxplot([group for _, group in kept], tick_labels=labels, showfliers=False, medianprops={"color": RED})
+    right.set(xlabel="images that the phrase is true of (number of phrases)", ylabel="radius (rad)",
+              title="Radius of phrases by generality")  # fmt: skip
+    return figure
+
+
+def calibration(embedded: dict[str, Embedded], scale: float, bias: float) -> Figure:
+    """Reliability curves of the probability of containment."""
+    figure, axes = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfect")
+    titles = {"p2c": "phrase contains caption", "c2i": "caption contains image"}
+    for level, colour, marker in zip(LEVELS, (ORANGE, GREEN), "os", strict=False):
+        counts = level_counts(embedded[level.outer], embedded[level.inner], level).margins
+        curve = reliability(counts, scale, bias).numpy()
+        ece = calibration_metrics("x", counts, scale, bias)["containment_ece_x"]
+        axes.plot(curve[:, 1], curve[:, 2], marker=marker, color=colour, label=f"{titles[level.name]} (ECE {ece:.3f})")
+    axes.set(xlabel=f"probability of containment, {BINS} intervals", ylabel="share of true pairs", xlim=(0, 1),
+             ylim=(0, 1), title="Reliability, true and false pairs of equal mass")  # fmt: skip
+    axes.legend(frameon=False)
+    return figure
+
+
+def composed(runs: list[dict[str, Any]]) -> Figure:
+    """Recall of compounds by the number of captions composed."""
+    figure, axes = plt.subplots(figsize=(5.2, 4), layout="constrained")
+    counts = sorted(int(task.split()[0]) for task in runs[0] if task.endswith(" captions"))
+    styles = (("compound", BLUE, "o"), ("mean of axes", ORANGE, "s"), ("meet", PURPLE, "^"), ("best part", "0.5", "x"))
+    for way, colour, marker in styles:
+        values = np.array([[100 * run[f"{n} captions"]["recall"][way]["1"] for run in runs] for n in counts])
+        spread = values.std(1, ddof=1) if len(runs) > 1 else None
+        label = "best part (chosen by the answer)" if way == "best part" else way
+        axes.errorbar(counts, values.mean(1), spread, color=colour, marker=marker, capsize=3, label=label)
+    axes.set(xlabel="captions of one image, each by another person", ylabel="R@1 (%)", xticks=counts,
+             title="Composing captions to find their image")  # fmt: skip
+    axes.legend(frameon=False)
+    return figure
+
+
+def sphere(model: Any, processor: Any) -> Figure:
+    """Cones of a few concepts on a sphere that people can see.
+
+    The axes lie in many dimensions. Points on the sphere of three are sought whose angles are those of the axes, as
+    nearly as can be (least squares over all pairs); the largest error is printed. Radii are drawn as they are.
+    """
+    with torch.no_grad():
+        cones = model.get_text_cones(**processor(text=list(CONCEPTS)))
+    wanted = pairwise_angle(cones.axis, cones.axis).numpy()
+    upper = np.triu_indices(len(CONCEPTS), 1)
+
+    def unit(flat: np.ndarray) -> np.ndarray:
+        points = flat.reshape(-1, 3)
+        return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+    def stress(flat: np.ndarray) -> float:
+        points = unit(flat)
+        return float(((np.arccos((points @ points.T).clip(-1, 1)) - wanted)[upper] ** 2).sum())
+
+    starts = np.random.default_rng(0).normal(size=(20, 3 * len(CONCEPTS)))
+    best = min((minimize(stress, start) for start in starts), key=lambda found: found.fun)
+    points = unit(best.x)
+    error = np.abs(np.arccos((points @ points.T).clip(-1, 1)) - wanted)[upper].max()
+    figure, axes = plt.subplots(figsize=(7.4, 5), layout="constrained")
+    _draw_cones(axes, points, cones.radius.numpy())
+    axes.set_title(f"Concepts on the sphere: angles to within {error:.2f} rad, radii exact", fontsize=11)
+    return figure
+
+
+def _draw_cones(axes: Axes, points: np.ndarray, radius: np.ndarray) -> None:
+    # Seen from the middle of all axes, so that most rims lie in front.
+    front = points.mean(0) / np.linalg.norm(points.mean(0))
+    right = np.linalg.svd(front[None])[2][1]
+    up = np.cross(front, right)
+    axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.7"))
+    turn = np.linspace(0, 2 * np.pi, 400)
+    for number, (point, theta, colour) in enumerate(
+        zip(points, radius, (ORANGE, SKY, GREEN, BLUE, RED, PURPLE), strict=True)
+    ):
+        first, second = np.linalg.svd(point[None])[2][1:]
+        rim = np.cos(theta) * point + np.sin(theta) * (np.cos(turn)[:, None] * first + np.sin(turn)[:, None] * second)
+        across, along, depth = rim @ right, rim @ up, rim @ front
+        for visible, style in ((depth >= 0, "-"), (depth < 0, ":")):
+            axes.plot(np.where(visible, across, np.nan), np.where(visible, along, np.nan), style, color=colour)
+        axes.plot(point @ right, point @ up, "o", color=colour, label=f"{CONCEPTS[number]} ({theta:.2f} rad)")
+    axes.set(aspect="equal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
+    axes.axis("off")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="dotted: behind")
+
+
+def contact_sheet(model: Any, processor: Any, images: Embedded, names: list[str]) -> Figure:
+    """The file names of the best five images of each query, with cosine and whether the query contains the image."""
+    with torch.no_grad():
+        cones = model.get_text_cones(**processor(text=list(QUERIES)))
+    similarity = cones.axis @ images.cone.axis.T
+    margin = cones.radius[:, None] - images.cone.radius[None] - pairwise_angle(cones.axis, images.cone.axis)
+    cells, fills = [], []
+    for row, room in zip(similarity, margin, strict=True):
+        best = row.topk(5).indices.tolist()
+        cells.append([f"{names[i]}\ncosine {row[i]:.2f}" for i in best])
+        fills.append(["#D6EAF8" if room[i] >= 0 else "white" for i in best])
+    figure, axes = plt.subplots(figsize=(14, 4.4), layout="constrained")
+    axes.axis("off")
+    rows, columns = [f'"{query}"' for query in QUERIES], [f"rank {k}" for k in range(1, 6)]
+    table = axes.table(
+        cells, cellColours=fills, rowLabels=rows, colLabels=columns, loc="center", cellLoc="center"
+    )  # fmt: skip
+    table.auto_set_font_size(False)
+    table.set_fontsize(8)
+    table.scale(1, 2.6)
+    axes.set_title("Best photographs by file name; blue: the query's cone contains the photograph's", fontsize=11)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dataset_name", required=True)
+    parser.add_argument("--composition", type=Path, required=True)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--max_samples", type=int)
+    parser.add_argument("--output", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    model, processor = (
+        AutoModel.from_pretrained(arguments.model).eval(),
+        AutoProcessor.from_pretrained(arguments.model),
+    )
+    rows = load_rows(arguments.dataset_name, arguments.split, max_samples=arguments.max_samples, id_column="filename")
+    collator = CUECollator(processor, model.config.modalities, None)
+    loader = DataLoader(CaptionPairs(rows, every_caption=True), batch_size=50, collate_fn=collator)
+    embedded = embed_dataset(model, loader, torch.device("cpu"))
+    with torch.no_grad():
+        _, scale, bias = (float(value) for value in model.scales())
+    runs = json.loads(arguments.composition.read_text())["runs"]
+    figures = {
+        "results_radius": radii(embedded),
+        "results_calibration": calibration(embedded, scale, bias),
+        "results_composition": composed(runs),
+        "results_sphere": sphere(model, processor),
+        "results_retrieval": contact_sheet(model, processor, embedded["image"], list(rows["id"])),
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        path = arguments.output / f"{name}.png"
+        figure.savefig(path, dpi=110)
+        print(f"figure:   {path}")
+    print(f"median radius of images: {statistics.median(embedded['image'].cone.radius.tolist()):.3f} rad")
+
+
+if __name__ == "__main__":
+    main()

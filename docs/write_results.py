@@ -1,0 +1,237 @@
+"""Writes docs/results.md from the results of runs; no figure in it comes from anywhere else.
+
+python docs/write_results.py --flickr8k runs/flickr8k_42 runs/flickr8k_43 runs/flickr8k_44 \
+    --spoken runs/spoken_42 runs/spoken_43 runs/spoken_44 --composition runs/composition.json \
+    --spoken_composition runs/spoken_composition.json --stamps runs/stamps.json --wordnet runs/wordnet.json \
+    --demo runs/demo [--output docs/results.md]
+
+Folders are those of `run_contrastive.py`, files those of the scripts in benchmarks/. What is not given is left out.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import composition
+import stamps
+import wordnet
+
+LEVELS = {"p2c": "phrase contains caption", "c2i": "caption contains image", "c2a": "caption contains sound"}
+KINDS = {"phrase": "phrases", "text": "captions", "image": "images", "audio": "sounds", "video": "clips"}
+WAYS = {"t": "text", "i": "image", "a": "speech", "v": "video"}
+FLICKR8K = """accelerate launch run_contrastive.py configs/flickr8k.yaml --dataset_name DIR --text_encoder DIR \\
+    --image_encoder DIR --seed 42 --output_dir runs/flickr8k_42   # and 43, 44"""
+SPOKEN = """accelerate launch run_contrastive.py configs/flickr8k_spoken.yaml --dataset_name DIR --text_encoder DIR \\
+    --image_encoder DIR --audio_encoder DIR --seed 42 --output_dir runs/spoken_42   # and 43, 44"""
+
+WORDNET = """F1 of link prediction on held-out edges of the transitive closure, by how many of the non-basic edges are
+in training (protocol of Ganea et al., ICML 2018), in percent: the threshold is chosen on one half of the validation
+pairs and measured on the other, both ways. The cones start nested, each word's cone inside those of its parents, which
+alone goes a long way; beside them stand the start without training and training without that start."""
+
+Runs = list[dict[str, float]]
+
+
+def read(folders: Sequence[str]) -> Runs:
+    """The metrics of the test split of each run, without their prefix."""
+    found = []
+    for folder in folders:
+        metrics = json.loads((Path(folder) / "all_results.json").read_text())
+        found.append({key.removeprefix("test_"): value for key, value in metrics.items() if key.startswith("test_")})
+    return found
+
+
+def cell(runs: Runs, key: str, factor: float = 100, digits: int = 1) -> str:
+    """Mean ± standard deviation over the runs; a dash where the figure does not exist."""
+    values = [factor * run[key] for run in runs if key in run]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def retrieval(runs: Runs, ways: Sequence[str]) -> str:
+    rows = []
+    for way in ways:
+        figures = [cell(runs, f"{way}_R@{k}") for k in (1, 5, 10)]
+        chance = " / ".join(f"{100 * runs[0][f'{way}_chance_R@{k}']:.1f}" for k in (1, 5, 10))
+        rows.append([f"{WAYS[way[0]]} -> {WAYS[way[2]]}", *figures, cell(runs, f"{way}_median_rank", 1), chance])
+    return markdown(["%", "R@1", "R@5", "R@10", "median rank", "chance R@1 / 5 / 10"], rows)
+
+
+def containment(runs: Runs) -> str:
+    head = [
+        "", "AUROC", "by cosine", "hard negatives: AUROC", "by cosine", "AP", "calibration error", "still active",
+    ]  # fmt: skip
+    names = ("auroc", "auroc_cosine", "auroc_hard", "auroc_hard_cosine", "ap", "ece", "active")
+    rows = [
+        [title, *(cell(runs, f"containment_{name}_{level}", digits=2 if name == "ece" else 1) for name in names)]
+        for level, title in LEVELS.items()
+        if f"containment_auroc_{level}" in runs[0]
+    ]
+    pooled = [
+        ["cones", cell(runs, "containment_pooled_auroc")],
+        ["cosine and the best constant radius of each kind", cell(runs, "containment_pooled_auroc_constant_radius")],
+        ["cosine", cell(runs, "containment_pooled_auroc_cosine")],
+    ]
+    both = markdown(["both levels in one ranking, %", "AUROC"], pooled)
+    return f"{markdown(head, rows)}\n\n{both}"
+
+
+def radii(runs: Runs) -> str:
+    rows = [
+        [name, cell(runs, f"radius_mean_{kind}", 1, 3), cell(runs, f"radius_std_{kind}", 1, 3)]
+        for kind, name in KINDS.items()
+        if f"radius_mean_{kind}" in runs[0]
+    ]
+    rest = (
+        f"Spearman of a phrase's radius with the log of how many samples it is true of: "
+        f"{cell(runs, 'radius_specificity_spearman', 1, 2)}. Of the truly nested triples of phrase, caption and image, "
+        f"{cell(runs, 'transitivity_chains')} % are nested at both steps; of these the phrase does not contain the "
+        f"image in {cell(runs, 'transitivity_violations')} %."
+    )
+    return markdown(["radius (rad)", "mean", "standard deviation within the kind"], rows) + "\n\n" + rest
+
+
+def section(title: str, command: str, *parts: str) -> str:
+    return "\n\n".join([f"## {title}", f"```bash\n{command}\n```", *parts])
+
+
+def flickr8k(runs: Runs) -> str:
+    return section(
+        f"Photographs and captions, {len(runs)} seeds",
+        FLICKR8K,
+        "Flickr8k (Hodosh et al., JAIR 2013): 4,164 training images, 1,000 test images with five captions each. "
+        "Frozen all-MiniLM-L6-v2 and EfficientNet-lite0; heads are trained. All choices were made on the 500 images "
+        "of validation. Mean ± standard deviation over the seeds.",
+        retrieval(runs, ("t2i", "i2t")),
+        "Containment among all pairs of the test split whose truth is known, in percent. Hard negatives are the ten "
+        "wrong ones of each query that share most of its words (tf-idf). Calibration error: mean distance between the "
+        "probability of containment and the share of true pairs, true and false ones of equal mass. Still active: "
+        "pairs on which the slope of the loss is at least 5 % of its largest.",
+        containment(runs),
+        radii(runs),
+        "![Radii by kind and generality](results_radius.png)",
+        "![Reliability of the probability of containment](results_calibration.png)",
+        "![Concepts on the sphere](results_sphere.png)",
+        "![Retrieval by file name and rank](results_retrieval.png)",
+    )
+
+
+def composed(title: str, name: str, models: str, file: str) -> str:
+    runs = json.loads(Path(file).read_text())["runs"]
+    command = f"python benchmarks/composition.py --models {models} --dataset_name DIR --output {name}"
+    picture = (
+        "\n\n![Recall by the number of captions composed](results_composition.png)" if "spoken" not in name else ""
+    )
+    return section(title, command, composition.table(runs).rstrip() + picture)
+
+
+def spoken(runs: Runs) -> str:
+    return section(
+        f"Spoken captions, {len(runs)} seeds",
+        SPOKEN,
+        "The first caption of some hundred images, read aloud by a speech synthesiser. Frozen Whisper-base beside the "
+        "towers above.",
+        retrieval(runs, ("a2i", "i2a", "a2t", "t2a")),
+    )
+
+
+def taxonomy(file: str) -> str:
+    found = json.loads(Path(file).read_text())
+    command = "python benchmarks/stamps.py --data DIR --text_encoder DIR --image_encoder DIR --audio_encoder DIR"
+    return section(
+        f"A taxonomy of pictures, names and voices, {len(found['runs'])} seeds",
+        command,
+        "The stamps of Tux Paint, some 470 for training and 100 for test; towers as above, frozen.",
+        stamps.table(found["runs"]),
+    )
+
+
+def nouns(files: Sequence[str]) -> str:
+    parts = []
+    for file in files:
+        runs = json.loads(Path(file).read_text())["runs"]
+        kinds = [list(dict.fromkeys(run[name] for run in runs)) for name in ("method", "dim", "percent", "seed")]
+        methods, dims, percents, seeds = kinds
+        subset = runs[0]["subset"]
+        command = (
+            f"python benchmarks/wordnet.py --data DIR --subset {subset} --dim {_words(dims)} --percent "
+            f"{_words(percents)} --seed {_words(seeds)} --methods {_words(methods)}"
+        )
+        cost = f"At most {max(run['seconds'] for run in runs) / 60:.1f} minutes a run."
+        table = wordnet.table(runs, methods, dims, percents, subset == "nouns")
+        parts.append(section(f"WordNet: {subset}", command, WORDNET, table, cost))
+    return "\n\n".join(parts)
+
+
+def _words(values: Sequence[Any]) -> str:
+    return " ".join(map(str, values))
+
+
+def demo(runs: Runs) -> str:
+    kinds = {"text": "phrases", "image": "a picture and phrases", "audio": "a sound and phrases"}
+    rows = [
+        [name, f"{runs[0][f'unseen_{kind}_queries']:.0f}",
+         *(f"{100 * runs[0][f'{way}_{kind}_R@{k}']:.1f}" for k in (1, 10) for way in ("unseen", "unseen_mean"))]
+        for kind, name in kinds.items()
+    ]  # fmt: skip
+    head = ["pairs never seen together, %", "queries", "R@1", "R@1 of the mean", "R@10", "R@10 of the mean"]
+    return section(
+        "The demo",
+        "python run_contrastive.py",
+        "Procedural scenes, tiny towers trained from scratch, 200 held-out test scenes.",
+        retrieval(runs, ("t2i", "i2t", "a2i", "v2t")),
+        markdown(head, rows),
+        containment(runs),
+        radii(runs),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("flickr8k", "spoken", "demo"):
+        parser.add_argument(f"--{name}", nargs="+", default=[])
+    parser.add_argument("--wordnet", nargs="+", default=[])
+    for name in ("composition", "spoken_composition", "stamps"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
+    given = parser.parse_args()
+    parts = [
+        "# Results",
+        "Written by `docs/write_results.py` from the runs whose commands stand beside the tables; figures by "
+        "`docs/draw_results.py`.",
+    ]
+    if given.flickr8k:
+        parts.append(flickr8k(read(given.flickr8k)))
+    if given.composition:
+        models = "runs/flickr8k_42 runs/flickr8k_43 runs/flickr8k_44"
+        parts.append(composed("Composing what was said", "runs/composition.json", models, given.composition))
+    if given.spoken:
+        parts.append(spoken(read(given.spoken)))
+    if given.spoken_composition:
+        models, name = "runs/spoken_42 runs/spoken_43 runs/spoken_44", "runs/spoken_composition.json"
+        parts.append(composed("Composing speech with phrases", name, models, given.spoken_composition))
+    if given.stamps:
+        parts.append(taxonomy(given.stamps))
+    if given.wordnet:
+        parts.append(nouns(given.wordnet))
+    if given.demo:
+        parts.append(demo(read(given.demo)))
+    given.output.write_text("\n\n".join(parts) + "\n")
+    print(f"results:  {given.output}")
+
+
+if __name__ == "__main__":
+    main()
