@@ -97,7 +97,7 @@ def radii(runs: Runs) -> str:
     ]
     rest = (
         f"Spearman of a phrase's radius with the log of how many samples it is true of: "
-        f"{cell(runs, 'radius_specificity_spearman', 1, 2)}. Of the truly nested triples of phrase, caption and image, "
+        f"{cell(runs, 'radius_specificity_spearman', 1, 2)}. Of the truly nested triples of phrase, caption, image, "
         f"{cell(runs, 'transitivity_chains')} % are nested at both steps; of these the phrase does not contain the "
         f"image in {cell(runs, 'transitivity_violations')} %."
     )
