@@ -46,7 +46,10 @@ BENCHMARKS = {
     ),
     "text": Benchmark("Captions without waste", "text.py", "Ways of padding, forward and backward."),
     "images": Benchmark("Images", "images.py", "Decoding, resizing and normalising beside transformers' processors."),
-    "audio": Benchmark("Short sounds", "audio.py --tower WHISPER --data SPEECH", "Whisper over the real frames beside Whisper over 30 seconds."),
+    "audio": Benchmark(
+        "Short sounds", "audio.py --tower WHISPER --data SPEECH",
+        "Whisper over the real frames beside Whisper over 30 seconds.",
+    ),
     "chunks": Benchmark(
         "Big contrastive batches", "memory.py chunks", "Peak memory and time of a step in chunks of 32 (GradCache).",
     ),
