@@ -27,7 +27,8 @@ class CUEConfig(PreTrainedConfig):
             takes its tower's own habit. For video it pools each frame; frames are always pooled by attention.
         pooler_queries (`int`, defaults to 1): Learned queries of each attention pooler.
         head_hidden_dim (`int`, defaults to 0): Width of the residual MLP in each projection head; 0 leaves it out.
-        head_dropout (`float`, defaults to 0.0): Dropout on the input of each projection head, in [0, 1).
+        head_dropout (`float`, defaults to 0.0):
+            Dropout on the input of each projection head, of axis and radius apart, in [0, 1).
         signed_sqrt (`list[str]`, defaults to none): Modalities whose heads take sign(x) sqrt|x| of the features first.
         token_dropout (`float`, defaults to 0.0):
             Share of tokens or patches that an attention pooler does not see in training, in [0, 1).

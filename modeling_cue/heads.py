@@ -106,7 +106,12 @@ class ProjectionHead(nn.Module):
         axis = self.projection(normed)
         if self.residual is not None:
             axis = axis + self.residual(normed)
-        radius = self.radius(features.detach() if self.detach else features).squeeze(-1)
+        norm, *layers = self.radius
+        # Dropped out as for the axis: a radius that knows each training caption by heart says nothing of others.
+        radius = self.dropout(norm(features.detach() if self.detach else features))
+        for layer in layers:
+            radius = layer(radius)
+        radius = radius.squeeze(-1)
         # The cone itself is float32 or better whatever the autocast.
         wide = torch.promote_types(axis.dtype, torch.float32)
         return Cone(nn.functional.normalize(axis.to(wide), dim=-1), math.pi * torch.sigmoid(radius.to(wide)))

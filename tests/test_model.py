@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from configuration_cue import CUEConfig
 from modeling_cue import Cone, CUEModel
+from modeling_cue.heads import ProjectionHead
 
 
 @pytest.fixture
@@ -267,3 +268,18 @@ def test_tuple_output(model, inputs):
     output = model(input_ids=inputs["input_ids"], return_dict=False)
     assert isinstance(output, tuple)
     assert torch.equal(output[0], model(input_ids=inputs["input_ids"]).text_embeds)
+
+
+def test_dropout_reaches_axis_and_radius_of_a_head_in_training_alone():
+    torch.manual_seed(0)
+    head = ProjectionHead(8, 4, 0, 0.5, 16, 0.5, detach=True)
+    features = torch.randn(3, 8)
+    for field in ("axis", "radius"):
+        first, second = (getattr(head.train()(features), field) for _ in range(2))
+        assert not torch.equal(first, second), field
+        first, second = (getattr(head.eval()(features), field) for _ in range(2))
+        assert torch.equal(first, second), field
+    # The radius still passes nothing to what lies below the head.
+    features.requires_grad_()
+    head.train()(features).radius.sum().backward()
+    assert features.grad is None or not features.grad.any()
