@@ -9,6 +9,9 @@ from transformers import initialization as init
 
 from .cones import Cone
 
+# Rows that are pooled together at least, and the most chunks that a batch is pooled in.
+ROWS_PER_CHUNK, CHUNKS = 64, 8
+
 
 class AttentionPooler(nn.Module):
     """Learned queries beside the mean: tokens (B, T, H) and a mask (B, T) -> (B, (1 + queries) * H).
@@ -35,6 +38,19 @@ class AttentionPooler(nn.Module):
             init.normal_(self.position, std=1.0)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None or len(tokens) < 2 * ROWS_PER_CHUNK or torch.compiler.is_compiling():
+            return self._pool(tokens, mask)
+        # Rows of about one length together, no longer than needed: of captions, most places of a batch are padding.
+        places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+        lengths = (mask.bool() * places).amax(1).clamp(min=1)
+        order = lengths.argsort(stable=True)
+        pooled = []
+        for rows in order.chunk(min(CHUNKS, len(order) // ROWS_PER_CHUNK)):
+            longest = int(lengths[rows[-1]])
+            pooled.append(self._pool(tokens[rows, :longest], mask[rows, :longest]))
+        return torch.cat(pooled)[order.argsort()]
+
+    def _pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         batch, length, _ = tokens.shape
         seen = torch.ones(batch, length, dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
         if self.training and self.token_dropout:

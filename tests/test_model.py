@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from configuration_cue import CUEConfig
-from modeling_cue import Cone, CUEModel
-from modeling_cue.heads import ProjectionHead
+from modeling_cue import Cone, CUEModel, heads
+from modeling_cue.heads import AttentionPooler, ProjectionHead
 
 
 @pytest.fixture
@@ -283,3 +283,26 @@ def test_dropout_reaches_axis_and_radius_of_a_head_in_training_alone():
     features.requires_grad_()
     head.train()(features).radius.sum().backward()
     assert features.grad is None or not features.grad.any()
+
+
+def test_pooling_in_chunks_of_one_length_changes_nothing(monkeypatch):
+    torch.manual_seed(0)
+    pooler = AttentionPooler(6, queries=2)
+    tokens = torch.randn(40, 9, 6, requires_grad=True)
+    mask = torch.arange(9) < torch.randint(1, 10, (40, 1))
+    mask[3] = torch.tensor([False, True, False, True, False, False, False, False, False])  # not padded at the end
+    whole = pooler(tokens, mask)
+    expected = torch.autograd.grad(whole.square().sum(), (tokens, *pooler.parameters()))
+    monkeypatch.setattr(heads, "ROWS_PER_CHUNK", 4)
+    widths = []
+    pool = AttentionPooler._pool
+    monkeypatch.setattr(AttentionPooler, "_pool", lambda self, t, m: widths.append(t.shape[1]) or pool(self, t, m))
+    chunked = pooler(tokens, mask)
+    torch.testing.assert_close(chunked, whole)
+    for one, other in zip(
+        torch.autograd.grad(chunked.square().sum(), (tokens, *pooler.parameters())), expected, strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    assert len(widths) == 8
+    assert widths == sorted(widths)
+    assert widths[0] < 9

@@ -81,11 +81,11 @@ class FeatureTable:
         """float32 (N, H), or (N, T, H) with a mask (N, T) bool, of what `rows` returned."""
         if not self.tokens:
             return torch.from_numpy(np.stack(rows).astype(np.float32)), None
-        lengths = [len(row) // self.width for row in rows]
-        features = torch.zeros(len(rows), max(lengths), self.width)
-        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            features[i, :length] = torch.from_numpy(row.astype(np.float32)).view(length, self.width)
-        return features, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        lengths = torch.tensor([len(row) // self.width for row in rows])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        features = torch.zeros(*mask.shape, self.width)
+        features[mask] = torch.from_numpy(np.concatenate(rows).astype(np.float32)).view(-1, self.width)
+        return features, mask
 
 
 class FeatureStore:
