@@ -13,6 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from configuration_cue import CUEConfig
 
 from ..processing_cue import CUEProcessor
+from .allocator import keep_freed_memory
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
 from .building import checkpoint_config
 from .collator import CUECollator
@@ -113,6 +114,8 @@ def build_trainer(
     training: CUETrainingArguments,
 ) -> CUETrainer:
     """A trainer over rows: of raw input, or of cached features for frozen towers."""
+    if training.device.type == "cpu":
+        keep_freed_memory()
     config: CUEConfig = cue.config
     present = [m for m in config.modalities if m == "text" or m in rows.train.column_names]
     if missing := [m for m in config.modalities if m not in present]:
