@@ -46,7 +46,7 @@ def main(argv: list[str]) -> dict[str, float]:
     metrics = evaluate_test(trainer, rows, data_args)
 
     # 6. Save, print, push.
-    save_and_share(trainer, metrics, model_args, rows)
+    save_and_share(trainer, metrics, model_args, rows, data_args)
     return metrics
 
 

@@ -28,6 +28,7 @@ from .cones import (
 from .index import CUEIndex
 from .modeling_cue import CUEModel, CUEOutput, CUEPreTrainedModel
 from .processing_cue import CUEProcessor
+from .zero_shot import ZeroShotClassifier
 
 # The only registration point: with the package imported the Auto classes find CUE, and what is saved carries the
 # code and the `auto_map` by which it loads without the package.
@@ -46,6 +47,7 @@ __all__ = [
     "CUEPreTrainedModel",
     "CUEProcessor",
     "Cone",
+    "ZeroShotClassifier",
     "angle",
     "check_cone",
     "complement",

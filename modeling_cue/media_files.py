@@ -13,6 +13,14 @@ import numpy as np
 import torch
 
 FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict)
+# The modality that the suffix of a file tells.
+SUFFIXES = {
+    "text": (".txt",),
+    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"),
+    "video": (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"),
+}
+MODALITY_OF_SUFFIX = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
 
 
 class MediaError(ValueError):

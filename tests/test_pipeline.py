@@ -31,7 +31,7 @@ def steps(folder, output, *flags):
     rows = load_data(data_args, model_args)
     model, processor = build_model(model_args, data_args, training_args, rows)
     trainer = build_trainer(model, processor, rows, data_args, training_args)
-    save_and_share(trainer, {}, model_args, rows)
+    save_and_share(trainer, {}, model_args, rows, data_args)
     return trainer
 
 

@@ -38,6 +38,18 @@ def test_the_tour(model, processor, photos, tmp_path, monkeypatch):
     assert bool((found["wider"].radius >= found["common"].radius).all())
 
 
+def test_zero_shot(model, processor, photos, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "org" / "cue")
+    processor.save_pretrained(tmp_path / "org" / "cue")
+    soundfile.write(tmp_path / "horn.wav", np.sin(np.arange(8000) / 5).astype(np.float32), 16000)
+    photos[0].save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(compile(BLOCKS[2], "README.md", "exec"), found)
+    assert set(found["answer"][-1]) == {"label", "score", "containment"}
+    assert [len([a for a in answer if a["label"] != "none of these"]) for answer in found["answers"]] == [2, 2, 2]
+
+
 @pytest.mark.hub
 def test_start_from_towers_and_share(encoders, hub_tools, tmp_path):
     names = {"intfloat/e5-base-v2": "bert", "openai/clip-vit-base-patch32": "clip", "openai/whisper-base": "whisper"}

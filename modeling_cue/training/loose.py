@@ -8,19 +8,12 @@ from typing import Any
 
 from datasets import Dataset, List, Value
 
+from ..media_files import MODALITY_OF_SUFFIX, SUFFIXES
 from .row_forms import dataset_of
 from .rows import MEDIA_FEATURES, BadRows, DataError
 from .sources import FILE_BUILDERS
 
 logger = logging.getLogger(__name__)
-
-SUFFIXES = {
-    "text": (".txt",),
-    "image": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"),
-    "audio": (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff"),
-    "video": (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"),
-}
-MODALITY = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
 
 
 def is_loose(name: str) -> bool:
@@ -28,7 +21,7 @@ def is_loose(name: str) -> bool:
     path = Path(name).expanduser()
     if path.is_dir():
         return not any(file.suffix.lower() in FILE_BUILDERS for file in _files(path))
-    return path.is_file() and path.suffix.lower() in MODALITY
+    return path.is_file() and path.suffix.lower() in MODALITY_OF_SUFFIX
 
 
 def loose_rows(
@@ -76,7 +69,7 @@ def _rows(files: Sequence[Path], root: Path, modalities: Sequence[str], bad_rows
     left_out: dict[str, int] = {}
     for file in files:
         # A file of no known kind is called by its suffix.
-        modality = MODALITY.get(file.suffix.lower(), file.suffix)
+        modality = MODALITY_OF_SUFFIX.get(file.suffix.lower(), file.suffix)
         name = file.relative_to(root).as_posix()
         if modality not in modalities:
             left_out[modality] = left_out.get(modality, 0) + 1

@@ -23,6 +23,7 @@ from .frozen import feature_stores
 from .image_cache import ImageCache, build_image_cache
 from .lora import forget_adapter
 from .losses import LETTERS
+from .model_card_facts import Run
 from .pairs import CaptionPairs, caption_pairs
 from .report import format_table
 from .rows import BadRows
@@ -219,8 +220,10 @@ def evaluate_test(trainer: CUETrainer, rows: Data, data: DataArguments) -> dict[
 # ---------------------------------------------------------------------- results
 
 
-def save_and_share(trainer: CUETrainer, metrics: dict[str, float], model: ModelArguments, rows: Data) -> None:
-    """Saves model and processor, writes `all_results.json`, prints the table, and pushes where asked."""
+def save_and_share(
+    trainer: CUETrainer, metrics: dict[str, float], model: ModelArguments, rows: Data, data: DataArguments
+) -> None:
+    """Saves model, processor and model card, writes `all_results.json`, prints the table, and pushes where asked."""
     folder = Path(str(trainer.args.output_dir))
     adapter = bool(model.lora_rank)
     if adapter and model.lora_merge and trainer.is_fsdp_enabled:
@@ -239,6 +242,11 @@ def save_and_share(trainer: CUETrainer, metrics: dict[str, float], model: ModelA
     if rows.bad_rows.count:
         print(f"broken rows left out: {rows.bad_rows.count}")
     print(f"results:  {folder / 'all_results.json'}\nmodel:    {folder}")
-    if trainer.args.push_to_hub:
+    splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    counts = {split: len(found) for split, found in splits.items() if isinstance(found, Dataset)}
+    trainer.run = Run(metrics, model, data, counts)
+    if not trainer.args.push_to_hub:  # pushing writes the card
+        trainer.create_model_card()
+    else:
         trainer.push_to_hub(commit_message="CUE trained by run_contrastive.py")
         print(f"shared:   {trainer.hub_model_id}")

@@ -48,9 +48,7 @@ def _recall(metrics: dict[str, float]) -> list[list[str]]:
     columns = [(head, "{}" + end, style) for head, end, style in COLUMNS]
     columns += [(head, key, "{:.1%}") for head, key in REFERENCES]
     columns = [column for column in columns if any(column[1].format(name) in metrics for name in names)]
-    rows = [
-        [_title(name), *(_figure(metrics, key.format(name), style) for _, key, style in columns)] for name in names
-    ]
+    rows = [[title(name), *(_figure(metrics, key.format(name), style) for _, key, style in columns)] for name in names]
     if "rsum" in metrics:
         rows.append(["rsum (of 6)", f"{metrics['rsum']:.3f}"])
     return [["retrieval", *(head for head, _, _ in columns)], *rows]
@@ -80,7 +78,8 @@ def _radii(metrics: dict[str, float]) -> list[list[str]]:
     return [["radius (rad)", *columns], *rows]
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """What a figure is called: "text -> image" for `t2i`, else the name in words."""
     if len(name) == 3 and name[1] == "2" and name[0] in NAMES and name[2] in NAMES:
         return f"{NAMES[name[0]]} -> {NAMES[name[2]]}"
     return name.replace("_", " ")

@@ -11,7 +11,6 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..cones import angle
@@ -22,12 +21,13 @@ from .gathering import gather_kinds, this_world
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
 from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
+from .model_card import TrainerWithCard
 from .pairs import CaptionPairs, GroupedByLength
 from .relations import Embedded
 from .sharding import prepare_for_fsdp, under_own_class, whole_scales, whole_texts
 
 
-class CUETrainer(Trainer):
+class CUETrainer(TrainerWithCard):
     """Trains a [`CUEModel`] on rows as `data.load_rows` gives them.
 
     Every process computes the loss over the embeddings of all processes, so the number of in-batch negatives grows
