@@ -10,8 +10,8 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from modeling_cue.training.arguments import is_demo, parse_arguments
 from modeling_cue.training.building import build_model
+from modeling_cue.training.parsing import is_demo, parse_arguments
 from modeling_cue.training.pipeline import (
     announce,
     build_trainer,

@@ -7,9 +7,9 @@ accelerate launch run_embed.py --model_name_or_path runs/demo --dataset_name pho
 
 import sys
 
-from modeling_cue.training.arguments import parse_embed_arguments
 from modeling_cue.training.embed import embed, finish, load_model, load_source, open_store, start
 from modeling_cue.training.embed_store import Totals
+from modeling_cue.training.parsing import parse_embed_arguments
 
 
 def main(argv: list[str]) -> Totals | None:

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from datasets import Audio, Image, List, Value
 from transformers import set_seed
 
-from modeling_cue.training.arguments import parse_arguments
 from modeling_cue.training.building import build_model
 from modeling_cue.training.evaluation import embed_dataset
 from modeling_cue.training.metrics import compute_all
 from modeling_cue.training.metrics_cones import level_counts
+from modeling_cue.training.parsing import parse_arguments
 from modeling_cue.training.phrases import hash_id, normalise
 from modeling_cue.training.pipeline import Data, build_trainer, train
 from modeling_cue.training.relations import Level

@@ -195,7 +195,7 @@ def cue_frozen(folder: Path, arguments: Namespace) -> dict[str, float]:
 
 
 def _cue(folder: Path, arguments: Namespace, captions: str, more: tuple | list = ()) -> tuple[dict[str, float], float]:
-    from modeling_cue.training.arguments import parse_arguments
+    from modeling_cue.training.parsing import parse_arguments
     from modeling_cue.training.pipeline import build_model, build_trainer, load_data
 
     flags = {

@@ -46,11 +46,16 @@ class CompositionLayer(nn.Module):
         `empty` of the result is true where two parts do not overlap, so that nothing lies inside all of them.
 
         Raises:
-            ValueError: shapes other than (B, K, D) and (B, K), or a row without any part.
+            ValueError: shapes other than (B, K, D) and (B, K), another D, or a row without any part.
         """
         axis, radius = cones.axis, cones.radius
         if axis.ndim != 3:
             raise ValueError(f"compose takes cones of shape (B, K), D apart; got {tuple(axis.shape)} axes")
+        if axis.shape[-1] != self.shift.out_features:
+            raise ValueError(
+                f"the cones have {axis.shape[-1]} dimensions, this layer composes cones of {self.shift.out_features}: "
+                "compose with the model that embedded them"
+            )
         if mask is None:
             mask = torch.ones_like(radius, dtype=torch.bool)
         mask = mask.bool()

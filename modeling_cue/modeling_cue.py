@@ -1,6 +1,6 @@
 """CUEModel: towers, heads and the compositional layer as one Hugging Face model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -250,6 +250,8 @@ class CUEModel(CUEPreTrainedModel):
             ValueError: no modality, or one that this model does not have, or rows that cannot match.
         """
         given = dict(locals())
+        if isinstance(input_ids, Mapping):
+            raise TypeError("input_ids is a dict: pass what the processor returned by name, model(**processor(...))")
         cones: dict[str, Cone] = {}
         for modality, spec in MODALITIES.items():
             if given[f"{modality}_features"] is not None:

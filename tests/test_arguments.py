@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modeling_cue.training import arguments
-from modeling_cue.training.arguments import is_demo, parse_arguments
+from modeling_cue.training.parsing import is_demo, parse_arguments
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -50,6 +50,8 @@ def test_every_configuration_of_the_repo_parses(path, monkeypatch):
         ("a: [1, 2", "is not valid YAML"),
         ("a: !!python/object/apply:os.system ['echo']", "is not valid YAML"),
         ("captions_per_image: 3", "captions_per_image='3' is not valid; it must be 1 or all"),
+        ("whole_parts: 1.5", "whole_parts=1.5 is not valid"),
+        ("per_device_train_batch_size: 0", "per_device_train_batch_size=0 is not valid; it must be 1 or more"),
         ("on_bad_row: ignore", "on_bad_row='ignore' is not valid; it must be raise or skip"),
         ("feature_dtype: int8", "it must be float32 or float16"),
         ("freeze: [smell]", "freeze: 'smell' is not valid; it must be text, image, audio, video or none"),

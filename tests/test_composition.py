@@ -98,3 +98,6 @@ def test_bad_input(layer):
         layer(cones(2, 3)[:, 0])
     with pytest.raises(ValueError, match="mask must have the shape"):
         layer(cones(2, 3), torch.ones(2, 4))
+    other = cones(2, 3)
+    with pytest.raises(ValueError, match="composes cones of"):
+        layer(Cone(torch.nn.functional.pad(other.axis, (0, 1)), other.radius))

@@ -19,8 +19,8 @@ from datasets import Image, List, Value, load_dataset
 from samples import make_rows, png, wav
 
 from modeling_cue import CUEModel, CUEProcessor
-from modeling_cue.training.arguments import parse_embed_arguments
 from modeling_cue.training.embedder import length_batches
+from modeling_cue.training.parsing import parse_embed_arguments
 from modeling_cue.training.rows import BadRowError, DataError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,10 +7,10 @@ import torch
 from samples import make_rows
 from transformers import AutoModel
 
-from modeling_cue.training.arguments import parse_arguments
 from modeling_cue.training.building import build_model
 from modeling_cue.training.feature_files import FeatureCacheError
 from modeling_cue.training.frozen import cache_folder
+from modeling_cue.training.parsing import parse_arguments
 from modeling_cue.training.pipeline import build_trainer, load_data, save_and_share
 
 

@@ -1,0 +1,120 @@
+"""The command line and the YAML file of a script, as its arguments; what cannot be right is refused here."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.trainer_utils import HubStrategy
+
+from .arguments import CUETrainingArguments, DataArguments, EmbedArguments, ModelArguments
+
+ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
+SCRIPTS = {"run_contrastive.py": ARGUMENTS, "run_embed.py": (EmbedArguments,)}
+
+
+def is_demo(argv: Sequence[str]) -> bool:
+    """Whether a command line names neither a file nor data: data of the user's is no case for the demo's settings."""
+    if argv and not argv[0].startswith("-"):
+        return False
+    return not any(flag.split("=")[0].replace("-", "_") == "__dataset_name" for flag in argv)
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CUETrainingArguments]:
+    """Arguments from `[CONFIG.yaml] [--flag value ...]`; flags win over the file. `none` in the file is YAML's null.
+
+    Raises:
+        ValueError: a file that is not there or not YAML, a key that no argument has, a value out of range.
+    """
+    model, data, training = _parse(argv, "run_contrastive.py", "Trains a CUE")
+    _check(model, data, training)
+    return model, data, training
+
+
+def parse_embed_arguments(argv: Sequence[str]) -> EmbedArguments:
+    """As `parse_arguments`, for `run_embed.py`."""
+    (arguments,) = _parse(argv, "run_embed.py", "Embeds a data set")
+    return arguments
+
+
+def _parse(argv: Sequence[str], script: str, what: str) -> tuple[Any, ...]:
+    parser = HfArgumentParser(
+        SCRIPTS[script],  # type: ignore[arg-type]
+        description=f"{what}: {script} [CONFIG.yaml] [--flag value ...]",
+    )  # type: ignore[arg-type]
+    flags = list(argv)
+    if flags and not flags[0].startswith("-"):
+        parser.set_defaults(**read_yaml(Path(flags.pop(0)), script))
+    return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+
+
+def read_yaml(path: Path, script: str = "run_contrastive.py") -> dict[str, Any]:
+    """The arguments of a script that a YAML file sets.
+
+    Raises:
+        ValueError: no such file, not a YAML mapping, or a key that no argument has; the message names the nearest.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no configuration file {str(path)!r}; the ones that come with CUE are in configs/")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold lines of the form 'name: value'; it holds {type(values).__name__}")
+    known = {f.name: f for kind in SCRIPTS[script] for f in fields(kind) if f.init}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; {script} --help lists them all"
+            raise ValueError(f"{path}: no argument is called {key!r}{hint}")
+    return {key: _plain(value, known[key].default_factory is not MISSING) for key, value in values.items()}
+
+
+def _plain(value: Any, several: bool) -> Any:
+    if several and not isinstance(value, list):  # `freeze: text`, as on the command line
+        value = [] if value is None else str(value).split()
+    # YAML 1.1 reads 5e-5 as text: what argparse gets as text, it converts to the type of the argument.
+    return value if value is None or isinstance(value, bool | list | dict) else str(value)
+
+
+def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArguments) -> None:
+    if data.captions_per_image not in ("1", "all"):
+        raise ValueError(f"captions_per_image={data.captions_per_image!r} is not valid; it must be 1 or all")
+    if data.on_bad_row not in ("raise", "skip"):
+        raise ValueError(f"on_bad_row={data.on_bad_row!r} is not valid; it must be raise or skip")
+    if data.feature_dtype not in ("float32", "float16"):
+        raise ValueError(f"feature_dtype={data.feature_dtype!r} is not valid; it must be float32 or float16")
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"{name}={getattr(training, name)} is not valid; it must be 1 or more")
+    if not 0 <= data.whole_parts <= 1:
+        raise ValueError(f"whole_parts={data.whole_parts} is not valid; it must be a share from 0 to 1")
+    if data.phrases_per_caption < 0:
+        raise ValueError(f"phrases_per_caption={data.phrases_per_caption} is not valid; it must be zero or more")
+    # A file may hold them as text.
+    if len(data.split_sizes) not in (0, 2) or not all(str(size).isdecimal() for size in data.split_sizes):
+        raise ValueError(f"split_sizes={data.split_sizes} is not valid; it must be two numbers, validation and test")
+    data.split_sizes = [int(size) for size in data.split_sizes]
+    model.freeze = [modality for modality in model.freeze if modality != "none"]
+    for modality in model.freeze:
+        if modality not in ("text", "image", "audio", "video"):
+            raise ValueError(f"freeze: {modality!r} is not valid; it must be text, image, audio, video or none")
+    if model.lora_rank and training.push_to_hub:
+        if not model.lora_merge:
+            raise ValueError(
+                "push_to_hub shares a model that loads by itself, and lora_rank saves an adapter beside its base: set "
+                "lora_merge too (--lora_merge true)"
+            )
+        # Checkpoints hold adapters: none may lie beside the merged model.
+        training.hub_strategy = HubStrategy.END
+    for name in ("test_split", "image_cache"):
+        if str(getattr(data, name)).lower() == "none":
+            setattr(data, name, None)
+    if data.feature_cache is not None and data.feature_cache.lower() == "none":
+        data.feature_cache = "none"  # not given at all, it may be automatic
+    if model.jpeg_draft < 0:
+        raise ValueError(f"jpeg_draft={model.jpeg_draft} is not valid; it must be 0 (never) or more")
