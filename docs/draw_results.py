@@ -20,9 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.optimize import minimize
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoProcessor
 
@@ -36,12 +34,9 @@ from modeling_cue.training.metrics_cones import distinct_phrases, level_counts, 
 from modeling_cue.training.pairs import CaptionPairs
 from modeling_cue.training.relations import LEVELS, Embedded
 
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
+ORANGE, GREEN, BLUE, RED, PURPLE = "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 COLOURS = {"phrase": ORANGE, "text": BLUE, "image": GREEN, "audio": PURPLE}
 NAMES = {"phrase": "phrases", "text": "captions", "image": "images", "audio": "sounds"}
-CONCEPTS = ("a dog", "a brown dog", "a dog running through the grass", "a child", "a girl in a pink dress", "people")
 QUERIES = (
     "a dog running through shallow water", "a man climbing a rock face", "children playing football",
     "a person riding a bicycle down a hill", "two dogs fighting over a ball", "a woman in a red coat on the street",
@@ -105,56 +100,6 @@ def composed(runs: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def sphere(model: Any, processor: Any) -> Figure:
-    """Cones of a few concepts on a sphere that people can see.
-
-    The axes lie in many dimensions. Points on the sphere of three are sought whose angles are those of the axes, as
-    nearly as can be (least squares over all pairs); the largest error is printed. Radii are drawn as they are.
-    """
-    with torch.no_grad():
-        cones = model.get_text_cones(**processor(text=list(CONCEPTS)))
-    wanted = pairwise_angle(cones.axis, cones.axis).numpy()
-    upper = np.triu_indices(len(CONCEPTS), 1)
-
-    def unit(flat: np.ndarray) -> np.ndarray:
-        points = flat.reshape(-1, 3)
-        return points / np.linalg.norm(points, axis=1, keepdims=True)
-
-    def stress(flat: np.ndarray) -> float:
-        points = unit(flat)
-        return float(((np.arccos((points @ points.T).clip(-1, 1)) - wanted)[upper] ** 2).sum())
-
-    starts = np.random.default_rng(0).normal(size=(20, 3 * len(CONCEPTS)))
-    best = min((minimize(stress, start) for start in starts), key=lambda found: found.fun)
-    points = unit(best.x)
-    error = np.abs(np.arccos((points @ points.T).clip(-1, 1)) - wanted)[upper].max()
-    figure, axes = plt.subplots(figsize=(7.4, 5), layout="constrained")
-    _draw_cones(axes, points, cones.radius.numpy())
-    axes.set_title(f"Concepts on the sphere: angles to within {error:.2f} rad, radii exact", fontsize=11)
-    return figure
-
-
-def _draw_cones(axes: Axes, points: np.ndarray, radius: np.ndarray) -> None:
-    # Seen from the middle of all axes, so that most rims lie in front.
-    front = points.mean(0) / np.linalg.norm(points.mean(0))
-    right = np.linalg.svd(front[None])[2][1]
-    up = np.cross(front, right)
-    axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.7"))
-    turn = np.linspace(0, 2 * np.pi, 400)
-    for number, (point, theta, colour) in enumerate(
-        zip(points, radius, (ORANGE, SKY, GREEN, BLUE, RED, PURPLE), strict=True)
-    ):
-        first, second = np.linalg.svd(point[None])[2][1:]
-        rim = np.cos(theta) * point + np.sin(theta) * (np.cos(turn)[:, None] * first + np.sin(turn)[:, None] * second)
-        across, along, depth = rim @ right, rim @ up, rim @ front
-        for visible, style in ((depth >= 0, "-"), (depth < 0, ":")):
-            axes.plot(np.where(visible, across, np.nan), np.where(visible, along, np.nan), style, color=colour)
-        axes.plot(point @ right, point @ up, "o", color=colour, label=f"{CONCEPTS[number]} ({theta:.2f} rad)")
-    axes.set(aspect="equal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05))
-    axes.axis("off")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), title="dotted: behind")
-
-
 def contact_sheet(model: Any, processor: Any, images: Embedded, names: list[str]) -> Figure:
     """The file names of the best five images of each query, with cosine and whether the query contains the image."""
     with torch.no_grad():
@@ -203,7 +148,6 @@ def main() -> None:
         "results_radius": radii(embedded),
         "results_calibration": calibration(embedded, scale, bias),
         "results_composition": composed(runs),
-        "results_sphere": sphere(model, processor),
         "results_retrieval": contact_sheet(model, processor, embedded["image"], list(rows["id"])),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)

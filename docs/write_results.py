@@ -124,7 +124,6 @@ def flickr8k(runs: Runs) -> str:
         radii(runs),
         "![Radii by kind and generality](results_radius.png)",
         "![Reliability of the probability of containment](results_calibration.png)",
-        "![Concepts on the sphere](results_sphere.png)",
         "![Retrieval by file name and rank](results_retrieval.png)",
     )
 
