@@ -195,8 +195,9 @@ def cue_frozen(folder: Path, arguments: Namespace) -> dict[str, float]:
 
 
 def _cue(folder: Path, arguments: Namespace, captions: str, more: tuple | list = ()) -> tuple[dict[str, float], float]:
+    from modeling_cue.training.building import build_model
     from modeling_cue.training.parsing import parse_arguments
-    from modeling_cue.training.pipeline import build_model, build_trainer, load_data
+    from modeling_cue.training.pipeline import build_trainer, load_data
 
     flags = {
         "dataset_name": folder / "rows", "text_encoder": folder / "text", "image_encoder": folder / "image",
