@@ -125,7 +125,7 @@ def measure(name: str, rows: Any) -> dict[str, dict[str, Any]]:
     def add(task: str, found: tuple[Ranks, float], items: Cone, **others: torch.Tensor) -> None:
         ways = found[0] | others
         tasks[task] = {
-            "recall": {way: {k: (r <= k).double().mean().item() for k in RECALL_AT} for way, r in ways.items()},
+            "recall": {way: {str(k): (r <= k).double().mean().item() for k in RECALL_AT} for way, r in ways.items()},
             "inside": found[1], "queries": len(found[0]["compound"]), "items": len(items.radius),
         }  # fmt: skip
 
@@ -188,7 +188,7 @@ def table(runs: Sequence[dict[str, dict[str, Any]]]) -> str:
         for way in first["recall"]:
             cells = []
             for k in RECALL_AT:
-                values = [100 * run[task]["recall"][way][k] for run in runs]
+                values = [100 * run[task]["recall"][way][str(k)] for run in runs]
                 spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
                 cells.append(f"{statistics.mean(values):.1f}{spread}")
             lines.append(f"| {way} | " + " | ".join(cells) + " |")
