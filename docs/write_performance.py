@@ -33,11 +33,11 @@ class Benchmark(NamedTuple):
 
 BENCHMARKS = {
     "training": Benchmark(
-        "Training beside other libraries", "training.py --rounds 3 --steps 3",
+        "Training beside other libraries", "training.py",
         "Pairs per second with both towers training, as multiples of transformers' contrastive example.",
     ),
     "frozen": Benchmark(
-        "Training on frozen towers", "training.py --frozen --rounds 3 --steps 3",
+        "Training on frozen towers", "training.py --frozen",
         "The same with frozen towers: CUE fills its cache in the first epoch and reads it in later ones.",
     ),
     "features": Benchmark(
