@@ -47,7 +47,7 @@ BENCHMARKS = {
     "text": Benchmark("Captions without waste", "text.py", "Ways of padding, forward and backward."),
     "images": Benchmark("Images", "images.py", "Decoding, resizing and normalising beside transformers' processors."),
     "audio": Benchmark(
-        "Short sounds", "audio.py --tower WHISPER --data SPEECH",
+        "Short sounds", "audio.py --seconds 1 2 3 --batch 2 --rounds 3 --tower WHISPER --data SPEECH",
         "Whisper over the real frames beside Whisper over 30 seconds.",
     ),
     "chunks": Benchmark(
