@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from datasets import Audio, Image, List, Value
+from datasets import Audio, Image
 from transformers import set_seed
 
 from modeling_cue.training.building import build_model
@@ -34,18 +34,9 @@ from modeling_cue.training.pipeline import Data, build_trainer, train
 from modeling_cue.training.relations import Level
 from modeling_cue.training.row_forms import dataset_of
 from modeling_cue.training.rows import BadRows
+from modeling_cue.training.scenes import TRUTH_COLUMNS
 
-FEATURES = {
-    "id": Value("string"),
-    "caption": List(Value("string")),
-    "phrases": List(List(Value("string"))),
-    "phrase_facts": List(List(Value("int64"))),
-    "caption_requires": List(List(Value("int64"))),
-    "caption_facts": List(List(Value("int64"))),
-    "facts": List(Value("int64")),
-    "image": Image(decode=False),
-    "audio": Audio(decode=False),
-}
+FEATURES = TRUTH_COLUMNS | {"image": Image(decode=False), "audio": Audio(decode=False)}
 VOICES = ("audio_description", "audio_description_fr", "audio_effect")
 SETTINGS = {
     "freeze": ["text", "image", "audio"], "projection_dim": 128, "head_dropout": 0.3, "num_train_epochs": 40,

@@ -48,7 +48,8 @@ HELD_OUT = (
 )
 _CHUNK = 500
 _FILE = {"image": Image(decode=False), "audio": Audio(decode=False), "video": Video(decode=False)}
-_COLUMNS = {
+# The columns of rows whose truth is known; media stand beside them.
+TRUTH_COLUMNS = {
     "id": Value("string"),
     "caption": List(Value("string")),
     "phrases": List(List(Value("string"))),
@@ -154,7 +155,7 @@ def _check_modalities(modalities: Sequence[str]) -> None:
 
 
 def _dataset(scenes: Sequence[Claim], name: str, seed: int, modalities: Sequence[str], parts: bool) -> Dataset:
-    columns = _COLUMNS | {m: _FILE[m] for m in modalities}
+    columns = TRUTH_COLUMNS | {m: _FILE[m] for m in modalities}
     if parts:
         columns |= {f"part_{m}": _FILE[m] for m in modalities if m != "video"} | {"part_facts": List(Value("int64"))}
     # As Arrow tables: `from_list` would write through the typed audio column, which asks for torchcodec.
