@@ -49,7 +49,9 @@ def embed(model: Any, processor: Any, modality: str, values: Sequence[Any], batc
     cones = []
     for start in tqdm(range(0, len(order), batch), desc=modality, leave=False):
         chosen = [values[i] for i in order[start : start + batch]]
-        cones.append(getattr(model, f"get_{modality}_cones")(**processor(**{name: chosen})))
+        inputs = {key: value.to(model.device) for key, value in processor(**{name: chosen}).items()}
+        cone = getattr(model, f"get_{modality}_cones")(**inputs)
+        cones.append(Cone(cone.axis.cpu(), cone.radius.cpu()))
     found = Cone.cat(cones)
     return found[torch.tensor(order).argsort()]
 
@@ -82,7 +84,9 @@ def compare(model: Any, parts: Cone, mask: torch.Tensor, items: Cone, target: to
     for start in range(0, len(target), 512):
         here = slice(start, start + 512)
         some, here_mask, own = parts[here], mask[here], target[here]
-        compound = model.compose(some, here_mask)
+        some_there = Cone(some.axis.to(model.device), some.radius.to(model.device))
+        made = model.compose(some_there, here_mask.to(model.device))
+        compound = Cone(made.axis.cpu(), made.radius.cpu(), made.empty.cpu())
         mean = torch.nn.functional.normalize((some.axis * here_mask[..., None]).sum(1), dim=-1)
         met = folded_meet(some, here_mask)
         for name, axis in (("compound", compound.axis), ("mean of axes", mean), ("meet", met.axis)):
@@ -107,7 +111,8 @@ def padded(lines: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def measure(name: str, rows: Any) -> dict[str, dict[str, Any]]:
     """All tasks that the rows allow, by name: `recall` by way of composing, `inside`, `queries`, `items`."""
-    model, processor = AutoModel.from_pretrained(name).eval(), AutoProcessor.from_pretrained(name)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    model, processor = AutoModel.from_pretrained(name).eval().to(device), AutoProcessor.from_pretrained(name)
     captions = [row["caption"] for row in rows]
     flat = [caption for line in captions for caption in line]
     image_of = torch.tensor([i for i, line in enumerate(captions) for _ in line])

@@ -45,6 +45,7 @@ class CUEConfig(PreTrainedConfig):
         num_frames (`int`, defaults to 8): Frames that a video is sampled to.
         composition_layers (`int`, defaults to 2), composition_heads (`int`, defaults to 4),
         composition_dim (`int`, defaults to 256): Shape of the set encoder in the composition layer.
+        composition_dropout (`float`, defaults to 0.0): Dropout of the composition layer, in [0, 1).
         min_radius (`float`, defaults to 0.01): Smallest radius of a compound, radians in (0, pi).
         logit_scale_init_value (`float`, defaults to ln(1/0.07)): Log of the initial InfoNCE scale, at most ln 100.
         containment_scale_init_value (`float`, defaults to ln 10): Log of the initial scale of containment margins.
@@ -82,6 +83,7 @@ class CUEConfig(PreTrainedConfig):
     composition_layers: int = 2
     composition_heads: int = 4
     composition_dim: int = 256
+    composition_dropout: float = 0.0
     min_radius: float = 0.01
     logit_scale_init_value: float = math.log(1 / 0.07)
     containment_scale_init_value: float = math.log(10.0)
@@ -133,7 +135,7 @@ class CUEConfig(PreTrainedConfig):
                 refuse(field, f"a whole number of at least {least}")
         if self.composition_dim % self.composition_heads:
             refuse("composition_dim", f"a multiple of composition_heads={self.composition_heads}")
-        for field in ("head_dropout", "token_dropout"):
+        for field in ("head_dropout", "token_dropout", "composition_dropout"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 refuse(field, "in [0, 1)")
         if not 0.0 < self.min_radius < math.pi:

@@ -14,25 +14,30 @@ class CompositionLayer(nn.Module):
     2019); from it come a weight for each part and a shift. The axis is the weighted mean of the parts' axes plus the
     shift, brought to unit length. The radius is a smooth minimum over the parts of theta_k - angle(mu_k, axis): the
     largest cone round that axis that all parts contain, floored at `min_radius`. The order of parts does not matter
-    and one part alone comes back as it is.
+    and one part alone comes back as it is. `dropout`, on what the set encoder reads, within it and on the shift, keeps
+    the shift from knowing the training samples by heart: what remains for others is nearer to the base.
 
     Args:
         projection_dim: D. dim, heads, layers: shape of the set encoder. min_radius: radians in (0, pi).
+        dropout: in [0, 1).
     """
 
     temperature = 0.02  # radians; the smooth minimum lies at most temperature * ln K below the minimum
 
-    def __init__(self, projection_dim: int, dim: int, heads: int, layers: int, min_radius: float):
+    def __init__(
+        self, projection_dim: int, dim: int, heads: int, layers: int, min_radius: float, dropout: float = 0.0
+    ):
         super().__init__()
         self.min_radius = min_radius
         self.embed = nn.Linear(projection_dim + 1, dim)
         layer = nn.TransformerEncoderLayer(
-            dim, heads, 2 * dim, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            dim, heads, 2 * dim, dropout=dropout, activation="gelu", batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(dim)
         self.weight = nn.Linear(dim, 1)
         self.shift = nn.Linear(dim, projection_dim)
+        self.dropout = nn.Dropout(dropout)
 
     def reset_parameters(self) -> None:
         # No shift and equal weights: training starts from the mean of the axes.
@@ -67,10 +72,10 @@ class CompositionLayer(nn.Module):
         if not torch.compiler.is_compiling() and bool((parts == 0).any()):
             raise ValueError("a compound needs at least one part: some row of the mask has none")
 
-        tokens = self.embed(torch.cat([axis, radius[..., None]], -1).to(self.embed.weight.dtype))
+        tokens = self.embed(torch.cat([self.dropout(axis), radius[..., None]], -1).to(self.embed.weight.dtype))
         tokens = self.norm(self.encoder(tokens, src_key_padding_mask=~mask))
         share = self.weight(tokens).squeeze(-1).to(radius.dtype).masked_fill(~mask, float("-inf")).softmax(-1)
-        context = (self.shift(tokens).to(axis.dtype) * share[..., None]).sum(1)
+        context = (self.dropout(self.shift(tokens)).to(axis.dtype) * share[..., None]).sum(1)
         mean = (axis * share[..., None]).sum(1)
         compound = nn.functional.normalize(mean + context, dim=-1)
 

@@ -10,6 +10,7 @@ more on hard edges of images twice as high as wide, where Pillow takes the rows 
 size differs by more, so that is a switch of its own (`jpeg_draft`), which is off.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,21 @@ class Prepared:
 def mirror(image: Prepared | Image.Image) -> Prepared | Image.Image:
     """Left and right exchanged: of what a tower sees, as it mirrors images itself."""
     return Prepared(image.pixels.flip(1)) if isinstance(image, Prepared) else ImageOps.mirror(image)
+
+
+def random_crop(image: Prepared | Image.Image, scale: float) -> Image.Image:
+    """A random part of an image, of the share `scale` of its area at least.
+
+    The share and the log of the stretch (up to 4/3 between the sides) are uniform, after Szegedy et al., "Going deeper
+    with convolutions" (CVPR 2015, section 6); what does not fit in the image is cut to it.
+    """
+    whole = Image.fromarray(image.pixels.numpy()) if isinstance(image, Prepared) else image
+    area, shape, left, top = torch.rand(4).tolist()
+    side, stretch = math.sqrt(scale + (1 - scale) * area), (4 / 3) ** (shape - 0.5)
+    shares = (side * stretch, side / stretch)
+    width, height = (max(1, round(n * min(1.0, s))) for n, s in zip(whole.size, shares, strict=True))
+    x, y = round(left * (whole.width - width)), round(top * (whole.height - height))
+    return whole.crop((x, y, x + width, y + height))
 
 
 # ---------------------------------------------------------------------- reading a processor's settings

@@ -80,6 +80,7 @@ class CUEModel(CUEPreTrainedModel):
             config.composition_heads,
             config.composition_layers,
             config.min_radius,
+            config.composition_dropout,
         )
         self.scales = Scales(config.logit_scale_init_value, config.containment_scale_init_value)
         self.post_init()

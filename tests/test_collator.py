@@ -84,7 +84,7 @@ def test_compounds_take_phrases_of_other_captions_in_training(processor):
     assert (batch["model"]["parts"] >= 0).sum(1).tolist() == counts
 
 
-def test_compounds_of_whole_captions_and_sounds(processor):
+def test_compounds_of_whole_captions_sounds_and_pictures(processor):
     rows = CaptionPairs(make_rows(("image", "audio")), every_caption=True)
     torch.manual_seed(0)
     collator = CUECollator(processor, ALL, 2, whole_parts=1.0)
@@ -93,20 +93,29 @@ def test_compounds_of_whole_captions_and_sounds(processor):
     texts, phrases = len(kinds["text"]["ids"]), len(kinds["phrase"]["ids"])
     images = len(batch["model"]["pixel_values"])
     samples = torch.cat([kinds[kind]["ids"] for kind in ("text", "phrase", "image", "audio")])
+    both = ("composed", "pictured")
+    owners = torch.cat([kinds[kind]["ids"] for kind in both])
+    required = [set(row.tolist()) - {0} for kind in both for row in kinds[kind]["requires"]]
+    pictured = [False] * len(kinds["composed"]["ids"]) + [True] * len(kinds["pictured"]["ids"])
+    said = torch.cat([kinds[kind]["requires"] for kind in ("text", "phrase")]).flatten()
     spoken = 0
-    for line, sample, requires in zip(parts, kinds["composed"]["ids"], kinds["composed"]["requires"], strict=True):
+    assert 0 < sum(pictured) < len(parts) == len(pictured)
+    for line, sample, requires, with_picture in zip(parts, owners, required, pictured, strict=True):
         own = line[line >= 0]
         assert set(samples[own].tolist()) == {int(sample)}
         sounds = own >= texts + phrases + images
-        assert not ((own >= texts + phrases) & ~sounds).any()  # never the picture that is looked for
-        assert sounds.sum() <= 1
+        pictures = (own >= texts + phrases) & ~sounds
+        # The picture that is looked for is no part; where it is one, a phrase stands beside it.
+        assert int(pictures.sum()) == int(with_picture)
+        assert int(sounds.sum()) <= 1
         spoken += int(sounds.sum())
-        if not sounds.any():
+        assert set(said[own[~sounds & ~pictures]].tolist()) == requires
+        if not sounds.any() and not with_picture:
             assert (own < texts).all()
-            assert set(kinds["text"]["requires"][own].flatten().tolist()) == set(requires.tolist()) - {0}
     assert 0 < spoken < len(parts)
     # Evaluation composes phrases.
     batch = CUECollator(processor, ALL, None, whole_parts=1.0)([rows[0]])
+    assert "pictured" not in batch["rows"]
     texts, phrases = (len(batch["rows"][kind]["ids"]) for kind in ("text", "phrase"))
     used = batch["model"]["parts"][batch["model"]["parts"] >= 0]
     assert ((used >= texts) & (used < texts + phrases)).all()

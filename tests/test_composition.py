@@ -58,6 +58,18 @@ def test_the_start_is_the_mean_of_the_axes():
     torch.testing.assert_close(layer(given).axis, mean)
 
 
+def test_dropout_is_of_training_only_and_leaves_single_parts_alone():
+    layer = CompositionLayer(8, 16, 2, 1, 0.01, dropout=0.5)
+    torch.nn.init.normal_(layer.shift.weight)
+    given, mask = cones(4, 3), torch.ones(4, 3, dtype=torch.bool)
+    mask[0, 1:] = False
+    drawn = [layer(given, mask).axis for _ in range(2)]
+    assert not torch.equal(drawn[0][1:], drawn[1][1:])
+    assert torch.equal(drawn[0][0], drawn[1][0])
+    layer.eval()
+    assert torch.equal(layer(given, mask).axis, layer(given, mask).axis)
+
+
 def test_the_compound_lies_in_its_parts_where_there_is_room(layer):
     given = cones(64, 3)
     given = Cone(given.axis, given.radius + 1.0)

@@ -166,6 +166,20 @@ def test_composition_is_the_mean_over_wholes():
     assert composition_loss(composed, [image, audio], 10.0).item() == pytest.approx(sum(each).item() / 2, rel=1e-12)
 
 
+def test_a_compound_with_its_picture_looks_for_the_caption_that_says_its_part():
+    pictured = items(cones(2, seed=1), [1, 2], requires=[[10], [20]])
+    # Of sample 1 a caption that says 10 and one that does not; another sample that says it too.
+    text = items(cones(3, seed=2), [1, 1, 2], implies=[[10], [30], [10]])
+    losses = compute_losses({"pictured": pictured, "text": text}, torch.tensor(10.0), *scalars(), LossWeights())
+    assert list(losses) == ["composition"]
+    s = 10 * pictured.cone.axis @ text.cone.axis.T
+    nll = torch.nn.functional.softplus
+    # Sample 2 has no caption that says 20: its compound looks for none, and is a wrong one for the first caption.
+    assert losses["composition"].item() == pytest.approx(
+        ((nll(s[0, 2] - s[0, 0]) + nll(s[1, 0] - s[0, 0])) / 2).item(), rel=1e-6
+    )
+
+
 # ---------------------------------------------------------------------- all terms
 
 

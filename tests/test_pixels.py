@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from modeling_cue import CUEProcessor
 from modeling_cue.media_image import load_image
-from modeling_cue.media_pixels import Prepared, crop_resize, faster_backend, mirror, normalise, read_spec
+from modeling_cue.media_pixels import Prepared, crop_resize, faster_backend, mirror, normalise, random_crop, read_spec
 
 # Odd, tall, wide, smaller than the target, and of the target's size; width by height.
 SIZES = ((125, 93), (83, 125), (255, 50), (37, 151), (21, 30), (56, 56))
@@ -184,3 +184,25 @@ def test_the_switches_travel(tmp_path):
     again = CUEProcessor.from_pretrained(tmp_path)
     assert {name: getattr(again, name) for name in settings} == settings
     assert again.pipeline.spec is None
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_random_crops_lie_in_the_image_and_are_as_large_as_asked(size):
+    # Every pixel tells its place.
+    across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    whole = Image.fromarray(np.stack([across, down, 0 * down], -1).astype(np.uint8))
+    torch.manual_seed(0)
+    shares, corners = [], set()
+    for given in (whole, Prepared(torch.from_numpy(np.array(whole)))):
+        for _ in range(100):
+            part = np.asarray(random_crop(given, 0.25)).astype(int)
+            rows, columns = part.shape[:2]
+            left, top = part[0, 0, :2]
+            assert (part[-1, -1, :2] == (left + columns - 1, top + rows - 1)).all()
+            shares.append(rows * columns / (size[0] * size[1]))
+            corners.add((int(left), int(top)))
+    # What is stretched beyond the image is cut to it, by 4/3 under a square root in area at most.
+    assert 0.25 * 0.75**0.5 - 0.05 < min(shares) < 0.4
+    assert 0.9 < max(shares) <= 1
+    assert len(corners) > 20
+    assert np.array_equal(np.asarray(random_crop(whole, 1.0).size) <= np.asarray(size), [True, True])

@@ -35,6 +35,7 @@ class ModelArguments:
     head_dropout: float = _flag(0.0, "Dropout on the input of each projection head.")
     signed_sqrt: list[str] = _flag([], "Modalities whose heads take the signed square root of the features.")
     token_dropout: float = _flag(0.0, "Share of tokens or patches hidden from attention poolers in training.")
+    composition_dropout: float = _flag(0.0, "Dropout of the compositional layer.")
     whole_image: bool = _flag(False, "Squash the whole image to the tower's size, in place of cropping the middle.")
     fast_images: bool = _flag(
         True, "Crop and resize images in one step and normalise by batch; false: as the tower's image processor does."
@@ -98,8 +99,8 @@ class DataArguments(SourceArguments):
     phrases_per_caption: int = _flag(2, "Phrases drawn of each caption for containment and composition, at most.")
     whole_parts: float = _flag(
         0.0,
-        "Share of training's compounds made of whole captions of an image, and of its sound where it has one, in "
-        "place of phrases; with captions_per_image all.",
+        "Share of training's compounds made of whole captions of an image, of its sound where it has one, or of the "
+        "image itself and phrases, in place of phrases alone; with captions_per_image all.",
     )
     feature_cache: str | None = _flag(
         None,
@@ -111,6 +112,11 @@ class DataArguments(SourceArguments):
         None,
         "Folder for decoded, resized images: each file is decoded once, not every epoch. Takes N x H x W x 3 bytes: "
         "147 KiB an image at 224 x 224, 4.3 GiB for the 31,014 of Flickr30k. Not with streaming.",
+    )
+    random_crop_scale: float = _flag(
+        1.0,
+        "Training sees a random part of each image, of at least this share of its area; 1: the whole. Not where the "
+        "features of a frozen image tower are cached.",
     )
     mirror_images: bool = _flag(False, "Training sees each image or its mirror image at random.")
     feature_dtype: str = _flag("float32", "float32 or float16: how cached features are stored.")

@@ -116,6 +116,7 @@ def _config_fields(model: ModelArguments) -> dict[str, Any]:
         "head_hidden_dim": model.head_hidden_dim,
         "head_dropout": model.head_dropout,
         "token_dropout": model.token_dropout,
+        "composition_dropout": model.composition_dropout,
         "signed_sqrt": model.signed_sqrt,
     }
     if model.logit_scale_init is not None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from ..encoders import MODALITIES
 from ..media_audio import load_audio
 from ..media_files import MediaError
-from ..media_pixels import mirror
+from ..media_image import load_image
+from ..media_pixels import Prepared, mirror, random_crop
 from ..media_video import load_video
-from .compounds import Part, Said, draw_compounds, own_sound
+from .compounds import PICTURE, Part, Said, draw_compounds, own_sound
 from .features import FeatureStore, Place
 from .phrases import hash_id, normalise, split_phrases, words
 from .rows import BadRows
@@ -21,6 +22,7 @@ from .rows import BadRows
 logger = logging.getLogger(__name__)
 
 MEDIA = ("image", "audio", "video")
+COMPOUNDS = ("composed", "pictured")  # in the order of the model's output
 # A row number times the first, plus the caption's number times the second, plus the place in the caption, names an
 # element of a kind for good.
 PLACES, PLACES_OF_CAPTION = 2**32, 2**16
@@ -57,7 +59,7 @@ class CUECollator:
     """Makes a batch `{"model": arguments of CUEModel.forward, "rows": what losses and metrics need}`.
 
     The text rows are all captions, then all phrases. `rows` holds for each kind (text, phrase, image, audio, video,
-    composed) `ids`, `requires`, `implies`, `words` and `key` as int64 tensors; see `relations.Embedded`.
+    composed, pictured) `ids`, `requires`, `implies`, `words` and `key` as int64 tensors; see `relations.Embedded`.
 
     Args:
         processor: a `CUEProcessor`. modalities: the modalities that the model has.
@@ -65,9 +67,10 @@ class CUECollator:
         features: cached features of frozen towers, in place of their input; the other modalities come as input.
         bad_rows: what happens to a row that cannot be read.
         mirror_images: each image or its mirror image, at random.
+        random_crop_scale: each image is cut to a random part of it, of this share of its area at least; 1: the whole.
         compounds: whether parts are put together for the compositional layer.
         whole_parts: the share of training's compounds whose parts are whole captions of a row, and the row's sound
-            where it has one beside an image or a clip, in place of phrases.
+            where it has one beside an image or a clip, or its image and phrases, in place of phrases alone.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class CUECollator:
         mirror_images: bool = False,
         compounds: bool = True,
         whole_parts: float = 0.0,
+        random_crop_scale: float = 1.0,
     ):
         self.processor = processor
         self.modalities = tuple(modalities)
@@ -89,6 +93,7 @@ class CUECollator:
         self.mirror_images = mirror_images
         self.compounds = compounds
         self.whole_parts = whole_parts
+        self.random_crop_scale = random_crop_scale
         self._read: dict[str, Any] | None = None
 
     @property
@@ -119,12 +124,13 @@ class CUECollator:
         Raises:
             EveryRowBroken: there are none. BadRowError: one is broken and `bad_rows` says to stop.
         """
-        kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, "composed")}
+        kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, *COMPOUNDS)}
         texts: list[str] = []
         phrases: list[str] = []
         media: dict[str, list] = {modality: [] for modality in MEDIA}
         shown: dict[str, list] = {modality: [] for modality in MEDIA}  # media that are parts of compounds
-        parts: list[list[tuple[str, int]]] = []  # per compound, kind and place of its parts
+        # Of each kind of compound, kind and place of the parts of each.
+        parts: dict[str, list[list[tuple[str, int]]]] = {kind: [] for kind in COMPOUNDS}
         last = None
         for number, row in enumerate(rows):
             try:
@@ -152,25 +158,28 @@ class CUECollator:
             if self.compounds and self.phrases_per_caption is None:
                 compounds = [(caption.number, caption.phrases) for caption in said if len(caption.phrases) > 1]
             elif self.compounds:
-                compounds = draw_compounds(said, own_sound(loaded, len(media["audio"]) - 1), self.whole_parts)
+                sound = own_sound(loaded, len(media["audio"]) - 1)
+                picture = Part(PICTURE, len(media["image"]) - 1) if "image" in loaded else None
+                compounds = draw_compounds(said, sound, picture, self.whole_parts)
             self._show_part(row, shown, compounds)
             for k, compound in compounds:
-                parts.append([(part.kind, part.place) for part in compound])
+                composed = "pictured" if any(part.kind == PICTURE for part in compound) else "composed"
+                parts[composed].append([(part.kind, part.place) for part in compound])
                 required = {fact for part in compound for fact in part.requires}
                 composed_of = {word for part in compound for word in part.words}
-                kinds["composed"].add(sample, place + k, requires=required, words=composed_of)
+                kinds[composed].add(sample, place + k, requires=required, words=composed_of)
         if last is None:
             raise EveryRowBroken
         self._read = last
 
         inputs = self._inputs(texts + phrases, {m: media[m] + shown[m] for m in MEDIA})
-        if parts:
+        if lines := [line for compounds in parts.values() for line in compounds]:
             start = {"text": 0, "phrase": len(texts)}
             before = len(texts) + len(phrases)
             for modality in MEDIA:
                 start[f"own {modality}"], start[modality] = before, before + len(media[modality])
                 before = start[modality] + len(shown[modality])
-            inputs["parts"] = _pad([[start[kind] + p for kind, p in line] for line in parts], -1)
+            inputs["parts"] = _pad([[start[kind] + p for kind, p in line] for line in lines], -1)
         return {"model": inputs, "rows": {name: kind.tensors() for name, kind in kinds.items() if kind.ids}}
 
     def _add_caption(
@@ -225,6 +234,9 @@ class CUECollator:
         if modality == "text":
             return value
         if modality == "image":
+            if self.random_crop_scale < 1:
+                whole = value if isinstance(value, Prepared) else load_image(value)
+                value = random_crop(whole, self.random_crop_scale)
             image = self.processor.pipeline.prepare(value)
             return mirror(image) if self._mirrors(modality) else image
         if modality == "audio":

@@ -1,10 +1,11 @@
-"""What is put together for the compositional layer: phrases, whole captions, sounds."""
+"""What is put together for the compositional layer: phrases, whole captions, sounds, and pictures with phrases."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+PICTURE = "own image"  # the kind of a part that is the picture of its own sample
 MORE_PARTS = 2  # of a row's other captions, at most, beside a caption's own phrases or a sound
 
 
@@ -32,14 +33,15 @@ def own_sound(loaded: Mapping[str, Any], place: int) -> Part | None:
 
 
 def draw_compounds(
-    said: Sequence[Said], sound: Part | None = None, whole_parts: float = 0.0
+    said: Sequence[Said], sound: Part | None = None, picture: Part | None = None, whole_parts: float = 0.0
 ) -> list[tuple[int, list[Part]]]:
     """For training, of each caption of a row (by its number) one compound of at least two parts, where it has them.
 
     Its own phrases with up to `MORE_PARTS` of the other captions: all captions of a row are true of it, so that any of
     their phrases together are. Without more computing of texts, the compositional layer meets every number of parts,
-    and parts that no one caption has together. A share of `whole_parts` is made of whole captions, of any number of
-    them; or, half of these where there is a sound, of the sound with captions or phrases of others.
+    and parts that no one caption has together. A share of `whole_parts` is made at random of whole captions,
+    of any number of them; where there is a sound, of the sound with captions or phrases of others; where there is a
+    picture, of the picture with a phrase of the caption, which then is what they are to find.
     """
     compounds = []
     for caption in said:
@@ -47,10 +49,12 @@ def draw_compounds(
         told = [part for other in others for part in other.phrases]
         if whole_parts and _chance(whole_parts):
             captions = [other.whole for other in others]
-            if sound is not None and _chance(0.5):
-                parts = [sound, *_some([*captions, *told], MORE_PARTS)]
-            else:
-                parts = [caption.whole, *_some(captions, len(captions))]
+            ways = [[caption.whole, *_some(captions, len(captions))]]
+            if sound is not None:
+                ways.append([sound, *_some([*captions, *told], MORE_PARTS)])
+            if picture is not None:
+                ways.append([picture, *caption.phrases[:1]])
+            parts = ways[int(torch.randint(len(ways), ()))]
         else:
             parts = [*caption.phrases, *_some(told, MORE_PARTS)]
         if len(parts) > 1:

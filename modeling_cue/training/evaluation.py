@@ -19,6 +19,9 @@ def embedded_kinds(output: Any, batch: dict[str, Any]) -> dict[str, Embedded]:
     if "text" in cones:
         captions, both = len(rows["text"]["ids"]), cones["text"]
         cones["text"], cones["phrase"] = both[:captions], both[captions:]
+    if "composed" in cones:
+        alone, compounds = len(rows["composed"]["ids"]) if "composed" in rows else 0, cones["composed"]
+        cones["composed"], cones["pictured"] = compounds[:alone], compounds[alone:]
     for modality in ("image", "audio", "video"):
         if modality in cones:  # the rows after those of the samples are parts of compounds
             cones[modality] = cones[modality][: len(rows[modality]["ids"]) if modality in rows else 0]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..cones import Cone, pairwise_containment_margin
 from ..contrastive import symmetric_info_nce
-from .relations import LEVELS, Embedded, relation, same_sample
+from .relations import LEVELS, Embedded, relation, said_of_sample, same_sample
 from .tiled_losses import Side, Sums, containment_sums, info_nce_sums
 
 LETTERS = {"text": "t", "image": "i", "audio": "a", "video": "v"}
@@ -104,7 +104,8 @@ def compute_losses(
     """Every term that the kinds at hand allow, by name, each a scalar without its weight.
 
     `info_nce_t2i` and the like for every two modalities (both directions); `containment_p2c` (phrase, caption),
-    `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video).
+    `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video; of a
+    compound with its own picture, text).
     Terms of weight 0 are there too, so that every parameter takes part in every step.
 
     With several processes each computes the pairs of its own rows with the rows of all. The value of a term is that of
@@ -136,6 +137,9 @@ def compute_losses(
     wholes = [sides[kind] for kind in MEDIA if kind in sides]
     if "composed" in sides and wholes:
         sums["composition"] = [info_nce_sums(sides["composed"], whole, logit_scale, relation) for whole in wholes]
+    if "pictured" in sides and "text" in sides:
+        found = info_nce_sums(sides["pictured"], sides["text"], logit_scale, said_of_sample)
+        sums.setdefault("composition", []).append(found)
     if not sums:
         raise ValueError(
             f"nothing to learn from a batch with only {', '.join(embedded) or 'nothing'}: a loss needs two of "

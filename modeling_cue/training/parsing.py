@@ -93,6 +93,10 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
             raise ValueError(f"{name}={getattr(training, name)} is not valid; it must be 1 or more")
     if not 0 <= data.whole_parts <= 1:
         raise ValueError(f"whole_parts={data.whole_parts} is not valid; it must be a share from 0 to 1")
+    if not 0 < data.random_crop_scale <= 1:
+        raise ValueError(
+            f"random_crop_scale={data.random_crop_scale} is not valid; it must be a share above 0, at most 1"
+        )
     if data.phrases_per_caption < 0:
         raise ValueError(f"phrases_per_caption={data.phrases_per_caption} is not valid; it must be zero or more")
     # A file may hold them as text.

@@ -137,12 +137,21 @@ def build_trainer(
 
     images = _image_caches(processor, splits, data, training, rows.bad_rows)
 
+    train_store = stores.get("train")
+    if data.random_crop_scale < 1 and train_store is not None and "image" in train_store.modalities:
+        raise ValueError(
+            f"random_crop_scale={data.random_crop_scale}: the features of the frozen image tower are cached, and it "
+            "sees no part of an image; leave random_crop_scale at 1, or set feature_cache to none"
+        )
+
     def collator(split: str, count: int | None) -> CUECollator:
-        mirror = data.mirror_images and split == "train"
+        in_training = split == "train"
+        mirror = data.mirror_images and in_training
         compounds = split != "train" or training.composition_weight > 0
         return CUECollator(
-            processor, config.modalities, count, stores.get(split), rows.bad_rows, mirror, compounds, data.whole_parts
-        )
+            processor, config.modalities, count, stores.get(split), rows.bad_rows, mirror, compounds, data.whole_parts,
+            data.random_crop_scale if in_training else 1.0,
+        )  # fmt: skip
 
     trainer = CUETrainer(
         model=cue,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..cones import Cone
 
-KINDS = ("text", "phrase", "image", "audio", "video", "composed")
+# "pictured" is a compound of which one part is the picture of its own sample: it looks for what is said of that.
+KINDS = ("text", "phrase", "image", "audio", "video", "composed", "pictured")
 UNKNOWN = -1
 # Bound on the entries of a lookup table that the subset test holds at a time (bytes).
 TABLE_ENTRIES = 2**24
@@ -17,7 +18,7 @@ TABLE_ENTRIES = 2**24
 
 @dataclass(frozen=True)
 class Embedded:
-    """The cones of one kind (text, image, audio, video, phrase, composed) beside what is known of them.
+    """The cones of one kind (text, image, audio, video, phrase, composed, pictured) beside what is known of them.
 
     Sets are rows of hashed ids in any order, padded with 0; their widths may be 0.
 
@@ -114,6 +115,16 @@ def relation(outer: Embedded, inner: Embedded, same_sample: int = 1) -> Tensor:
     result = -subset(outer.words, inner.words).to(torch.int8)
     result.masked_fill_(same, same_sample)
     return result.masked_fill_(subset(outer.requires, inner.implies), 1)
+
+
+def said_of_sample(compound: Embedded, text: Embedded) -> Tensor:
+    """Whether a text is that of which a compound holds a picture and a part: (N, M) int8.
+
+    1 for a text of the same sample that implies what the compound requires; -1 for its others; 0 for all else, since
+    the picture is that of one sample.
+    """
+    same = compound.ids[:, None] == text.ids[None]
+    return (-same.to(torch.int8)).masked_fill_(same & subset(compound.requires, text.implies), 1)
 
 
 def same_sample(a: Embedded, b: Embedded) -> Tensor:
