@@ -104,8 +104,8 @@ def compute_losses(
     """Every term that the kinds at hand allow, by name, each a scalar without its weight.
 
     `info_nce_t2i` and the like for every two modalities (both directions); `containment_p2c` (phrase, caption),
-    `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video; of a
-    compound with its own picture, text).
+    `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video, and
+    of one that holds its picture, text).
     Terms of weight 0 are there too, so that every parameter takes part in every step.
 
     With several processes each computes the pairs of its own rows with the rows of all. The value of a term is that of
