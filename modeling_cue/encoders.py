@@ -316,5 +316,5 @@ def pool(output: TowerOutput, pooler: str) -> Tensor:
 def average_views(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Two views of a batch as one, with their common mask (N, T): the mean of (N, H), or all tokens (N, 2T, H)."""
     if first.ndim == 2:
-        return (first + second) / 2, mask
+        return (first.float() + second.float()) / 2, mask
     return torch.cat([first, second], 1), None if mask is None else torch.cat([mask, mask], 1)

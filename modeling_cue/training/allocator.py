@@ -1,4 +1,4 @@
-"""Memory of tensors on a CPU: what is freed and asked for anew in every step should not go back to the system."""
+"""Memory of tensors beside the CPU: what is freed and asked for anew in every step should not go back to the system."""
 
 import ctypes
 import ctypes.util
@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Lets glibc keep freed memory for the process; returns whether it does (False on other systems).
 
     By default every large tensor is mapped anew and unmapped when freed, and the system must clear each of its pages
-    before it can be written: in steps on a CPU that takes up to a quarter of the time. The process holds on to the
-    most that it has needed.
+    before it can be written: in steps on a CPU that takes up to a quarter of the time, and where batches are made of
+    cached features for a GPU, more than all else. The process holds on to the most that it has needed.
     """
     name = ctypes.util.find_library("c") if sys.platform == "linux" else None
     if name is None:

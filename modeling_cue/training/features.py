@@ -78,13 +78,18 @@ class FeatureTable:
             yield block, index - (self._ends[block - 1] if block else 0)
 
     def batch(self, rows: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None]:
-        """float32 (N, H), or (N, T, H) with a mask (N, T) bool, of what `rows` returned."""
+        """(N, H), or (N, T, H) with a mask (N, T) bool, of what `rows` returned, in the dtype in which it is stored.
+
+        The model widens what it reads: half as many bytes are padded here and copied to a device, and on its side
+        most of the padding is cut off before.
+        """
         if not self.tokens:
-            return torch.from_numpy(np.stack(rows).astype(np.float32)), None
+            return torch.from_numpy(np.stack(rows)), None
         lengths = torch.tensor([len(row) // self.width for row in rows])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        features = torch.zeros(*mask.shape, self.width)
-        features[mask] = torch.from_numpy(np.concatenate(rows).astype(np.float32)).view(-1, self.width)
+        stored = torch.from_numpy(np.concatenate(rows)).view(-1, self.width)
+        features = torch.zeros(*mask.shape, self.width, dtype=stored.dtype)
+        features[mask] = stored
         return features, mask
 
 

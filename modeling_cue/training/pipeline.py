@@ -115,8 +115,7 @@ def build_trainer(
     training: CUETrainingArguments,
 ) -> CUETrainer:
     """A trainer over rows: of raw input, or of cached features for frozen towers."""
-    if training.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory()
     config: CUEConfig = cue.config
     present = [m for m in config.modalities if m == "text" or m in rows.train.column_names]
     if missing := [m for m in config.modalities if m not in present]:
