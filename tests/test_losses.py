@@ -230,6 +230,15 @@ def test_the_total_weighs_the_mean_of_each_group():
     assert total_loss(terms, LossWeights(1.0, 0.1, 0.01)).item() == pytest.approx(2 + 0.5 + 0.07)
 
 
+def test_phrases_count_by_their_weight_within_containment():
+    terms = {"containment_p2c": torch.tensor(5.0), "containment_c2i": torch.tensor(2.0)}
+    for share, mean in ((1.0, 3.5), (0.25, (0.25 * 5 + 2) / 1.25), (0.0, 2.0)):
+        weights = LossWeights(containment=0.1, phrase_containment=share)
+        assert total_loss(terms, weights).item() == pytest.approx(0.1 * mean)
+    alone = {"containment_p2c": torch.tensor(5.0)}
+    assert total_loss(alone, LossWeights(phrase_containment=0.25)).item() == pytest.approx(0.5)
+
+
 def test_a_weight_of_zero_leaves_every_parameter_in_the_graph_without_moving_it():
     embedded = batch()
     scale, bias = scalars()

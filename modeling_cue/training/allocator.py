@@ -1,4 +1,4 @@
-"""Memory of tensors beside the CPU: what is freed and asked for anew in every step should not go back to the system."""
+"""Memory of tensors beside the CPU: what every step frees and asks for anew should not go back to the system."""
 
 import ctypes
 import ctypes.util

@@ -164,6 +164,11 @@ class CUETrainingArguments(TrainingArguments):
     head_learning_rate: float | None = _flag(None, "Learning rate of all that is not a tower; default: learning_rate.")
     contrastive_weight: float = _flag(1.0, "Weight of InfoNCE between modalities.")
     containment_weight: float = _flag(0.1, "Weight of the containment loss.")
+    phrase_containment_weight: float = _flag(
+        1.0,
+        "Weight, within the containment loss, of 'phrase contains caption', beside 1 of 'caption contains image' (or "
+        "sound, or clip). Phrases and captions share a head: what tells them apart also spreads the radii of captions.",
+    )
     composition_weight: float = _flag(0.1, "Weight of the composition loss.")
     contrastive_batch_size: int | None = _flag(
         None,
@@ -173,7 +178,7 @@ class CUETrainingArguments(TrainingArguments):
     containment_moves_axes: bool = _flag(False, "Containment gradients reach the axes too, not only the radii.")
 
     def __post_init__(self) -> None:
-        for name in ("contrastive_weight", "containment_weight", "composition_weight"):
+        for name in ("contrastive_weight", "containment_weight", "phrase_containment_weight", "composition_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not valid; it must be zero or more")
         if self.train_sampling_strategy not in ORDERS:

@@ -30,13 +30,15 @@ ENOUGH_RADII = 8
 class LossWeights:
     """Weights of the three groups of terms, each >= 0; each group counts by the mean of its terms.
 
-    `containment_moves_axes` lets the gradient of containment reach the axes too.
+    `containment_moves_axes` lets the gradient of containment reach the axes too. `phrase_containment` is the weight of
+    "phrase contains caption" within the mean of its group, where "caption contains medium" has 1.
     """
 
     contrastive: float = 1.0
     containment: float = 0.1
     composition: float = 0.1
     containment_moves_axes: bool = False
+    phrase_containment: float = 1.0
 
 
 def containment_loss(
@@ -175,16 +177,18 @@ def check_finite(terms: dict[str, Tensor]) -> None:
 
 
 def total_loss(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
-    """The weighted sum over groups of the mean of a group's terms: scalar.
+    """The weighted sum over groups of the mean of a group's terms (that of phrases by its weight): scalar.
 
     The mean keeps the balance of the groups, and the learning rate, whatever the number of modalities.
     """
     groups = {"info_nce": weights.contrastive, "containment": weights.containment, "composition": weights.composition}
     parts = []
     for prefix, weight in groups.items():
-        members = [term for name, term in terms.items() if name.startswith(prefix)]
+        members = [name for name in terms if name.startswith(prefix)]
         if members:
-            parts.append(weight * torch.stack(members).mean())
+            shares = [weights.phrase_containment if name == "containment_p2c" else 1.0 for name in members]
+            whole = sum(share * terms[name] for share, name in zip(shares, members, strict=True))
+            parts.append(weight * whole / max(sum(shares), 1e-12))
     return torch.stack(parts).sum()
 
 

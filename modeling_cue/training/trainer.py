@@ -92,7 +92,7 @@ class CUETrainer(TrainerWithCard):
     def loss_weights(self) -> LossWeights:
         return LossWeights(
             self.args.contrastive_weight, self.args.containment_weight, self.args.composition_weight,
-            self.args.containment_moves_axes,
+            self.args.containment_moves_axes, self.args.phrase_containment_weight,
         )  # fmt: skip
 
     def compute_loss(
