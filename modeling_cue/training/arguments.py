@@ -166,8 +166,8 @@ class CUETrainingArguments(TrainingArguments):
     containment_weight: float = _flag(0.1, "Weight of the containment loss.")
     phrase_containment_weight: float = _flag(
         1.0,
-        "Weight, within the containment loss, of 'phrase contains caption', beside 1 of 'caption contains image' and the "
-        "like. Phrases and captions share a head: what tells them apart also spreads the radii of captions.",
+        "Weight, within the containment loss, of 'phrase contains caption', beside 1 of 'caption contains image' and "
+        "the like. Phrases and captions share a head: what tells them apart also spreads the radii of captions.",
     )
     composition_weight: float = _flag(0.1, "Weight of the composition loss.")
     contrastive_batch_size: int | None = _flag(
