@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .cones import Cone, angle, overlaps
+from .dropout import ByteDropout
 
 
 class CompositionLayer(nn.Module):
@@ -37,7 +38,7 @@ class CompositionLayer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.weight = nn.Linear(dim, 1)
         self.shift = nn.Linear(dim, projection_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
 
     def reset_parameters(self) -> None:
         # No shift and equal weights: training starts from the mean of the axes.

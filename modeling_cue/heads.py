@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .cones import Cone
+from .dropout import ByteDropout
 
 # Rows that are pooled together at least, and the most chunks that a batch is pooled in.
 ROWS_PER_CHUNK, CHUNKS = 64, 8
@@ -85,13 +86,13 @@ class ProjectionHead(nn.Module):
         self.detach = detach
         self.signed_sqrt = signed_sqrt
         self.norm = nn.LayerNorm(hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
         self.projection = nn.Linear(hidden_size, projection_dim)
         self.residual = (
             nn.Sequential(
                 nn.Linear(hidden_size, hidden_dim),
                 nn.GELU(),
-                nn.Dropout(dropout),
+                ByteDropout(dropout),
                 nn.Linear(hidden_dim, projection_dim),
             )
             if hidden_dim

@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from configuration_cue import CUEConfig
 from modeling_cue import Cone, CUEModel, heads
+from modeling_cue.dropout import ByteDropout
 from modeling_cue.heads import AttentionPooler, ProjectionHead
 
 
@@ -306,3 +307,23 @@ def test_pooling_in_chunks_of_one_length_changes_nothing(monkeypatch):
     assert len(widths) == 8
     assert widths == sorted(widths)
     assert widths[0] < 9
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
+def test_dropout_of_heads_keeps_the_mean_and_drops_its_share(p):
+    dropout = ByteDropout(p)
+    torch.manual_seed(0)
+    given = torch.ones(3, 100_003, requires_grad=True)
+    dropped = dropout(given)
+    share = min(max(1 - round(256 * (1 - p)) / 256, 1 / 256), 255 / 256)
+    assert (dropped == 0).double().mean().item() == pytest.approx(share, abs=0.005)
+    assert dropped.double().mean().item() == pytest.approx(1, abs=0.15 if p > 0.9 else 0.01)
+    assert len(dropped.unique()) == 2
+    # Neighbours are drawn apart, also those that share a random number.
+    kept = (dropped != 0).double()
+    both = (kept[:, 1:] * kept[:, :-1]).mean().item()
+    assert both == pytest.approx((1 - share) ** 2, abs=0.005)
+    dropped.sum().backward()
+    assert torch.equal(given.grad, dropped.detach())
+    assert torch.equal(dropout.eval()(given), given)
+    assert torch.equal(ByteDropout(0.0)(given), given)
