@@ -187,7 +187,7 @@ def total_loss(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
         members = [name for name in terms if name.startswith(prefix)]
         if members:
             shares = [weights.phrase_containment if name == "containment_p2c" else 1.0 for name in members]
-            whole = sum(share * terms[name] for share, name in zip(shares, members, strict=True))
+            whole = torch.stack([share * terms[name] for share, name in zip(shares, members, strict=True)]).sum()
             parts.append(weight * whole / max(sum(shares), 1e-12))
     return torch.stack(parts).sum()
 
