@@ -233,6 +233,7 @@ class CUEModel(CUEPreTrainedModel):
         audio_features: Tensor | None = None,
         audio_features_mask: Tensor | None = None,
         video_features: Tensor | None = None,
+        text_index: Tensor | None = None,
         parts: Tensor | None = None,
         return_loss: bool = False,
         return_dict: bool | None = None,
@@ -243,6 +244,8 @@ class CUEModel(CUEPreTrainedModel):
             input_ids, attention_mask, pixel_values, input_features, input_features_mask, pixel_values_videos: as
                 [`CUEProcessor`] returns them.
             {modality}_features, {modality}_features_mask: what `tower_features` returned, in place of raw input.
+            text_index: (N,) int64, the rows of the text input that are meant, in order: a text that comes up more than
+                once is embedded once, and N texts come out.
             parts: (C, K) int64, rows of the embeddings of this call in the order text, image, audio, video, -1 for
                 no part: each line is composed into one compound.
             return_loss: adds the mean InfoNCE over the pairs of modalities given; their rows match by position.
@@ -263,6 +266,9 @@ class CUEModel(CUEPreTrainedModel):
         if not cones:
             names = ", ".join(MODALITIES[m].input_name for m in self.config.modalities)
             raise ValueError(f"no modality given: pass at least one of {names}")
+
+        if text_index is not None and "text" in cones:
+            cones["text"] = cones["text"][text_index]
 
         logit_scale, containment_scale, containment_bias = self.scales()
         fields: dict[str, Any] = {}

@@ -18,7 +18,7 @@ def test_a_batch_of_four_modalities(processor):
     batch = CUECollator(processor, ALL, None)([rows[i] for i in range(3)])
     inputs, kinds = batch["model"], batch["rows"]
     phrases = len(kinds["phrase"]["ids"])
-    assert len(inputs["input_ids"]) == 6 + phrases
+    assert len(inputs["text_index"]) == 6 + phrases
     assert inputs["pixel_values"].shape == (3, 3, 32, 32)
     assert inputs["pixel_values_videos"].shape == (3, 3, 3, 32, 32)
     assert len(inputs["input_features"]) == 3
@@ -30,6 +30,26 @@ def test_a_batch_of_four_modalities(processor):
     for kind in kinds.values():
         assert {len(column) for column in kind.values()} == {len(kind["ids"])}
         assert len(kind["key"].unique()) == len(kind["key"])
+
+
+def test_a_text_that_comes_up_twice_is_embedded_once_and_counts_twice(processor, model):
+    rows = CaptionPairs(make_scenes("train", 8), every_caption=True)
+    batch = CUECollator(processor, ("text",), None)([rows[i] for i in range(8)])
+    inputs = batch["model"]
+    texts = [t for i in range(8) for t in rows[i]["caption"]]
+    texts += [p for i in range(8) for line in rows[i]["phrases"] for p in line]
+    assert len(inputs["text_index"]) == len(texts)
+    assert len(inputs["input_ids"]) == len(set(texts)) < len(texts)
+    weights = torch.randn(len(texts), generator=torch.Generator().manual_seed(0))
+    found = []
+    for given in (inputs, {**dict(processor(text=texts)), "parts": inputs["parts"]}):
+        model.zero_grad()
+        output = model.eval()(**given)
+        (output.text_embeds[:, 0] @ weights + output.text_radius @ weights + output.composed_radius.sum()).backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        found.append((output.text_embeds, output.text_radius, output.composed_embeds, torch.cat(gradients)))
+    for once, each in zip(*found, strict=True):
+        assert (once - each).norm() <= 1e-5 * each.norm()
 
 
 def test_phrases_and_captions_say_what_they_imply(processor):
@@ -61,7 +81,7 @@ def test_scenes_bring_their_own_truth_and_parts(processor):
     assert len(batch["model"]["pixel_values"]) + len(batch["model"]["input_features"]) == 2 + 2 + 2
     assert len(batch["rows"]["image"]["ids"]) == 2
     rows_in_all = sum(
-        len(batch["model"][n]) for n in ("input_ids", "pixel_values", "input_features", "pixel_values_videos")
+        len(batch["model"][n]) for n in ("text_index", "pixel_values", "input_features", "pixel_values_videos")
     )
     assert batch["model"]["parts"].max() < rows_in_all
 

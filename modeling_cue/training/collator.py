@@ -58,8 +58,9 @@ def _says(text: str) -> tuple[int, tuple[int, ...]]:
 class CUECollator:
     """Makes a batch `{"model": arguments of CUEModel.forward, "rows": what losses and metrics need}`.
 
-    The text rows are all captions, then all phrases. `rows` holds for each kind (text, phrase, image, audio, video,
-    composed, pictured) `ids`, `requires`, `implies`, `words` and `key` as int64 tensors; see `relations.Embedded`.
+    Texts come once each; `text_index` names all captions, then all phrases among them. `rows` holds for each kind
+    (text, phrase, image, audio, video, composed, pictured) `ids`, `requires`, `implies`, `words` and `key` as int64
+    tensors; see `relations.Embedded`.
 
     Args:
         processor: a `CUEProcessor`. modalities: the modalities that the model has.
@@ -172,7 +173,12 @@ class CUECollator:
             raise EveryRowBroken
         self._read = last
 
-        inputs = self._inputs(texts + phrases, {m: media[m] + shown[m] for m in MEDIA})
+        # Phrases come up again and again in a batch ("a man"): each text is embedded once.
+        place_of: dict[str, int] = {}
+        text_index = [place_of.setdefault(text, len(place_of)) for text in texts + phrases]
+        inputs = self._inputs(list(place_of), {m: media[m] + shown[m] for m in MEDIA})
+        if text_index:
+            inputs["text_index"] = torch.tensor(text_index)
         if lines := [line for compounds in parts.values() for line in compounds]:
             start = {"text": 0, "phrase": len(texts)}
             before = len(texts) + len(phrases)

@@ -8,10 +8,13 @@ chance would. The seed chooses contents within the split, wording, and every nui
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import permutations, product
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Audio, Dataset, Features, Image, List, Value, Video
@@ -46,7 +49,8 @@ HELD_OUT = (
     ("white", "square"),
     ("pink", "circle"),
 )
-_CHUNK = 500
+_CHUNK = 250  # rows rendered at a time by a process
+T = TypeVar("T")
 _FILE = {"image": Image(decode=False), "audio": Audio(decode=False), "video": Video(decode=False)}
 # The columns of rows whose truth is known; media stand beside them.
 TRUTH_COLUMNS = {
@@ -161,15 +165,31 @@ def _dataset(scenes: Sequence[Claim], name: str, seed: int, modalities: Sequence
     # As Arrow tables: `from_list` would write through the typed audio column, which asks for torchcodec.
     schema = Features(columns).arrow_schema
     digest = hashlib.blake2b(digest_size=8)
-    chunks = []
-    for start in range(0, len(scenes), _CHUNK):
-        numbered = enumerate(scenes[start : start + _CHUNK], start)
-        rows = [_row(scene, name, [seed, i], modalities, parts) for i, scene in numbered]
+    tables = []
+    starts = range(0, len(scenes), _CHUNK)
+    jobs = [(scenes[start : start + _CHUNK], start, name, seed, tuple(modalities), parts) for start in starts]
+    for rows in _on_all_cores(_rows, jobs):
         for row in rows:
             _update(digest, row)
-        chunks.append(InMemoryTable.from_pylist(rows, schema=schema))
+        tables.append(InMemoryTable.from_pylist(rows, schema=schema))
     # The fingerprint of `datasets` would pickle the whole table, which takes longer than to render it.
-    return Dataset(concat_tables(chunks), fingerprint=digest.hexdigest())
+    return Dataset(concat_tables(tables), fingerprint=digest.hexdigest())
+
+
+def _on_all_cores(task: Callable[[Any], T], jobs: Sequence[Any]) -> Iterator[T]:
+    """What `task` returns of each job, in their order."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    # Processes are forked, as data loaders do on Linux: fresh ones would import longer than they render.
+    if min(cores, len(jobs)) < 2 or multiprocessing.current_process().daemon:
+        yield from map(task, jobs)
+        return
+    with multiprocessing.get_context("fork").Pool(min(cores, len(jobs))) as pool:
+        yield from pool.imap(task, jobs)
+
+
+def _rows(job: tuple[Sequence[Claim], int, str, int, Sequence[str], bool]) -> list[dict[str, Any]]:
+    scenes, start, name, seed, modalities, parts = job
+    return [_row(scene, name, [seed, i], modalities, parts) for i, scene in enumerate(scenes, start)]
 
 
 def _update(digest: Any, row: dict[str, Any]) -> None:
