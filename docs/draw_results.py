@@ -1,7 +1,7 @@
 """Draws the figures of docs/results.md from a trained model and the photographs that it was not trained on.
 
 python docs/draw_results.py --model runs/flickr8k_42 --dataset_name DIR --composition runs/composition.json \
-    [--split test] [--max_samples N] [--output docs]
+    [--towers docs/towers.json] [--split test] [--max_samples N] [--output docs]
 
 Colours are those of Okabe and Ito, which people of every colour vision can tell apart. No photograph or caption of the
 data is shown: their file names are, and the queries are written here.
@@ -100,6 +100,21 @@ def composed(runs: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def towers(runs: list[dict[str, Any]]) -> Figure:
+    """Loss of training and recall on validation by epoch, of recipes that train the towers too and that do not."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for run, colour, style in zip(runs, (BLUE, GREEN, ORANGE, PURPLE, RED), ("-", "--", ":", "-", "--"), strict=False):
+        left.plot(*zip(*run["loss"], strict=True), style, color=colour, label=run["recipe"])
+        epochs = [line[0] for line in run["validation"]]
+        right.plot(epochs, [line[7] for line in run["validation"]], f"o{style}", color=colour, label=run["recipe"])
+    left.set(xlabel="epoch", ylabel="InfoNCE of training (nats)", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
+    right.set(xlabel="epoch", ylabel="rsum on validation (of 6)")
+    right.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def contact_sheet(model: Any, processor: Any, images: Embedded, names: list[str]) -> Figure:
     """The file names of the best five images of each query, with cosine and whether the query contains the image."""
     with torch.no_grad():
@@ -129,6 +144,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset_name", required=True)
     parser.add_argument("--composition", type=Path, required=True)
+    parser.add_argument("--towers", type=Path, default=Path("docs/towers.json"))
     parser.add_argument("--split", default="test")
     parser.add_argument("--max_samples", type=int)
     parser.add_argument("--output", type=Path, default=Path("docs"))
@@ -148,6 +164,7 @@ def main() -> None:
         "results_radius": radii(embedded),
         "results_calibration": calibration(embedded, scale, bias),
         "results_composition": composed(runs),
+        "results_towers": towers(json.loads(arguments.towers.read_text())),
         "results_retrieval": contact_sheet(model, processor, embedded["image"], list(rows["id"])),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 python docs/write_results.py --flickr8k runs/flickr8k_42 runs/flickr8k_43 runs/flickr8k_44 \
     --spoken runs/spoken_42 runs/spoken_43 runs/spoken_44 --composition runs/composition.json \
     --spoken_composition runs/spoken_composition.json --stamps runs/stamps.json --wordnet runs/wordnet.json \
-    --demo runs/demo [--output docs/results.md]
+    --towers docs/towers.json --demo runs/demo [--output docs/results.md]
 
 Folders are those of `run_contrastive.py`, files those of the scripts in benchmarks/. What is not given is left out.
 """
@@ -159,6 +159,31 @@ def taxonomy(file: str) -> str:
     )
 
 
+def towers(file: str) -> str:
+    """Training the towers too, from the logs of the runs: `recipe`, `flags`, `loss` and `validation` by epoch."""
+    found = json.loads(Path(file).read_text())
+    best = [max(run["validation"], key=lambda line: line[7]) for run in found]
+    rows = [
+        [run["recipe"], *(f"{100 * value:.1f}" for value in line[1:7]), f"{run['loss'][-1][1]:.2f}"]
+        for run, line in zip(found, best, strict=True)
+    ]
+    head = ["validation, %", *(f"{way}{k}" for way in ("text -> image R@", "image -> text R@") for k in (1, 5, 10))]
+    commands = "\n".join(
+        f"# {run['recipe']}\naccelerate launch run_contrastive.py configs/flickr8k.yaml ... {run['flags']}"
+        for run in found
+    )
+    return section(
+        "Training the towers too",
+        commands,
+        "One seed, one H100 GPU, the best checkpoint on the 500 images of validation, test not read. With the text "
+        "tower trained at 1e-4, R@1 rises by 0.8 points both ways over the same heads on frozen towers, not by two. At 3e-4, "
+        "or with the image tower trained as well, the loss of training falls much further, and what it gains there is "
+        "lost on validation: 4,164 images are soon known by heart.",
+        markdown([*head, "InfoNCE of training, last epoch"], rows),
+        "![Loss of training and recall on validation by epoch](results_towers.png)",
+    )
+
+
 def nouns(files: Sequence[str]) -> str:
     parts = []
     for file in files:
@@ -204,7 +229,7 @@ def main() -> None:
     for name in ("flickr8k", "spoken", "demo"):
         parser.add_argument(f"--{name}", nargs="+", default=[])
     parser.add_argument("--wordnet", nargs="+", default=[])
-    for name in ("composition", "spoken_composition", "stamps"):
+    for name in ("composition", "spoken_composition", "stamps", "towers"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
     given = parser.parse_args()
@@ -218,6 +243,8 @@ def main() -> None:
     if given.composition:
         models = "runs/flickr8k_42 runs/flickr8k_43 runs/flickr8k_44"
         parts.append(composed("Composing what was said", "runs/composition.json", models, given.composition))
+    if given.towers:
+        parts.append(towers(given.towers))
     if given.spoken:
         parts.append(spoken(read(given.spoken)))
     if given.spoken_composition:
