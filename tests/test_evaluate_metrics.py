@@ -1,6 +1,11 @@
+import re
+from pathlib import Path
+
+import evaluate
 import pytest
 import torch
 from embedded import world
+from huggingface_hub import ModelCard
 
 from modeling_cue.training.evaluate_metrics import ConeMetric, RetrievalMetric
 from modeling_cue.training.metrics import compute_all, cone_metrics, retrieval_metrics
@@ -52,3 +57,36 @@ def test_evaluate_metrics_compute_in_one_call_and_keep_large_ids(tmp_path):
                            id=[large, large - 1] * 2)  # fmt: skip
     assert found["rsum"] == 6
     assert found["t2i_mAP@R"] == 1
+
+
+MODULES = {"cue_retrieval": RetrievalMetric, "cue_cones": ConeMetric}
+FOLDER = Path(__file__).resolve().parents[1] / "metrics"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_modules_load_from_their_folders_and_combine(generator, tmp_path, monkeypatch):
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    embedded = world(generator)
+    expected = compute_all(embedded)
+    both = evaluate.combine([evaluate.load(str(FOLDER / name), cache_dir=str(tmp_path / name)) for name in MODULES])
+    for module, metric_class in zip(both.evaluation_modules, MODULES.values(), strict=True):
+        assert type(module).__mro__[0].__name__ == metric_class.__name__
+    names = {name for module in both.evaluation_modules for name in module.features}
+    for kind, rows in embedded.items():
+        both.add_batch(**columns(rows, kind, names))
+    found = both.compute()
+    assert found == pytest.approx({key: expected[key] for key in found}, rel=1e-9)
+    assert {"rsum", "containment_auroc_c2i"} <= set(found)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_cards_say_what_runs(name, tmp_path, monkeypatch):
+    text = (FOLDER / name / "README.md").read_text()
+    assert ModelCard(text, ignore_metadata_errors=False).data.tags == ["evaluate", "metric"]
+    monkeypatch.chdir(FOLDER.parent)
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    *lines, last = code.strip().splitlines()
+    value, _, result = last.partition("  # ")
+    there: dict = {}
+    exec("\n".join(lines).replace(f'"metrics/{name}"', f'"metrics/{name}", cache_dir={str(tmp_path)!r}'), there)
+    assert eval(value, there) == float(result)
