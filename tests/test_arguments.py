@@ -51,6 +51,8 @@ def test_every_configuration_of_the_repo_parses(path, monkeypatch):
         ("a: !!python/object/apply:os.system ['echo']", "is not valid YAML"),
         ("captions_per_image: 3", "captions_per_image='3' is not valid; it must be 1 or all"),
         ("whole_parts: 1.5", "whole_parts=1.5 is not valid"),
+        ("phrases_per_caption:", "gives phrases_per_caption nothing, which it cannot be: give a value"),
+        ("learning_rate: [1e-3]", "gives learning_rate a list, which it cannot be"),
         ("random_crop_scale: 0", "random_crop_scale=0.0 is not valid"),
         ("per_device_train_batch_size: 0", "per_device_train_batch_size=0 is not valid; it must be 1 or more"),
         ("on_bad_row: ignore", "on_bad_row='ignore' is not valid; it must be raise or skip"),

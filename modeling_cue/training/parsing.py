@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -60,18 +61,32 @@ def read_yaml(path: Path, script: str = "run_contrastive.py") -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no configuration file {str(path)!r}; the ones that come with CUE are in configs/")
     try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold lines of the form 'name: value'; it holds {type(values).__name__}")
     known = {f.name: f for kind in SCRIPTS[script] for f in fields(kind) if f.init}
+    hints = {name: hint for kind in SCRIPTS[script] for name, hint in get_type_hints(kind).items()}
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=3)
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; {script} --help lists them all"
             raise ValueError(f"{path}: no argument is called {key!r}{hint}")
+        # Words and numbers are the parser's to judge; what is nothing, a list or a mapping never reaches it.
+        kind, allowed = type(values[key]), _kinds(hints[key])
+        if list in allowed:
+            allowed.add(type(None))  # of a list, nothing is an empty one
+        if kind in (type(None), list, dict) and kind not in allowed:
+            shown = {type(None): "nothing", list: "a list", dict: "a mapping"}[kind]
+            raise ValueError(f"{path} gives {key} {shown}, which it cannot be: give a value, or leave the line out")
     return {key: _plain(value, known[key].default_factory is not MISSING) for key, value in values.items()}
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The types that a type hint allows."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return {get_origin(part) or part for part in parts}
 
 
 def _plain(value: Any, several: bool) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 from datasets import Dataset, IterableDataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import HfApi
@@ -104,6 +105,10 @@ def open_source(source: DataSource, streaming: bool = False, columns: list[str] 
         ) from error
     except DatasetGenerationError as error:
         raise DataError(f"{source.name!r} cannot be read: {error.__cause__ or error}") from error
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        if not path.exists():
+            raise
+        raise DataError(f"{source.name!r} cannot be read: {error}; replace the file that is damaged") from error
     except ValueError as error:
         if "corresponds to no data" not in str(error):
             raise
