@@ -38,6 +38,8 @@ class CUEModel(CUEPreTrainedModel):
                 "CUEModel: the configuration has no modality; give at least one of text_config, image_config, "
                 "audio_config, video_config, or use CUEModel.from_encoders(text=..., image=...)"
             )
+        # `transformers` asks for token embeddings, to checkpoint them, where this is `input_ids`.
+        self.main_input_name = MODALITIES[config.modalities[0]].input_name
         towers = towers or {}
         self._poolers: dict[str, str] = {}
         for modality in config.modalities:

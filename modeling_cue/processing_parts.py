@@ -10,12 +10,12 @@ from transformers.utils import is_torchvision_available
 # Towers that were trained with a prefix, by the name of their repo or folder: the habit of E5 (Wang et al., 2022),
 # whose instruction-tuned variants want whole instructions instead. Folders above it say nothing of the tower.
 PREFIX_HABITS = ((re.compile(r"(^|[/_-])e5([_-](?!.*instruct)[^/]*)?/?$", re.IGNORECASE), "query: "),)
-# The part that prepares each modality, and the class that loads it.
+# The part that prepares each modality, and the class that loads it, in the order of CUEProcessor's arguments.
 PARTS: dict[str, Any] = {
     "tokenizer": AutoTokenizer,
     "image_processor": AutoImageProcessor,
-    "frame_image_processor": AutoImageProcessor,
     "feature_extractor": AutoFeatureExtractor,
+    "frame_image_processor": AutoImageProcessor,
 }
 # Families whose text tower reads padding too, as it was trained on texts of one length.
 WHOLE_TEXTS = ("siglip", "siglip_text_model")

@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 from tiny import TOWERS
 
-from modeling_cue import CUEModel, CUEProcessor, encoders_run
+from modeling_cue import CUEConfig, CUEModel, CUEProcessor, encoders_run
 from modeling_cue.encoders import FAMILIES, MODALITIES, load_tower, run_tower, tower_pooler
 
 FIELDS = {"projection_dim": 16, "composition_dim": 16}
@@ -44,7 +44,7 @@ def inputs_of(family: str) -> dict[str, torch.Tensor]:
 
 def bare_output(family: str, bare, inputs: dict[str, torch.Tensor]):
     """What the family's own model says of our input, called by its own habits."""
-    values, *masks = inputs.values()
+    values = next(iter(inputs.values()))
     if family == "siglip_text":  # trained on texts of one length, padding included
         return bare(input_ids=torch.nn.functional.pad(values, (0, 24 - 7), value=1))
     if TOWERS[family].modality == "text":
@@ -121,13 +121,17 @@ def items_of(modality: str) -> dict[str, Any]:
     if modality == "audio":  # the last one is longer than AST and CLAP take
         return {"audio": [rng.normal(size=n).astype(np.float32) for n in (300, 9000, 20000)], "sampling_rate": 16000}
     images = [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((40, 30), (64, 90), (32, 32))]
-    return (
-        {"images": images} if modality == "image" else {"videos": [[image] * n for n, image in enumerate(images, 1)]}
-    )
+    if modality == "image":
+        return {"images": images}
+    return {"videos": [[image] * number for number, image in enumerate(images, 1)]}
 
 
 @pytest.mark.parametrize("pooler", ["habit", "attention"])
-def test_an_item_gets_one_cone_whatever_is_beside_it(family, pooler, encoders, tmp_path):
+def test_an_item_gets_one_cone_whatever_is_beside_it(family, pooler, encoders, tmp_path, request):
+    if family == "whisper":
+        # Mended when clips are extracted one by one, which changes the numbers of batches.
+        reason = "its extractor mirrors the end of the longest clip of a batch, where shorter ones end in silence"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     modality = TOWERS[family].modality
     poolers = {} if pooler == "habit" else {modality: pooler}
     model = CUEModel.from_encoders(**{modality: str(encoders[family])}, poolers=poolers, **FIELDS).eval()
@@ -170,10 +174,10 @@ def test_attention_by_name_gives_the_same_cones(family, encoders):
     modality, inputs = TOWERS[family].modality, inputs_of(family)
     cones = []
     for attention in ("eager", "sdpa"):
-        torch.manual_seed(0)
         kwargs = {"attn_implementation": attention}
         if attention == "sdpa" and not load_tower(str(encoders[family]), modality)._supports_sdpa:
             pytest.skip("this family knows one way only")
+        torch.manual_seed(0)
         model = CUEModel.from_encoders(**{modality: str(encoders[family])}, encoder_kwargs=kwargs, **FIELDS).eval()
         assert model.towers[modality].config._attn_implementation == attention
         with torch.no_grad():
@@ -301,6 +305,45 @@ def test_a_checkpoint_without_the_tower_is_refused(encoders, tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="has no weights for 16 tensors of its tower"):
         load_tower(str(tmp_path), "text")
+
+
+@pytest.mark.parametrize(
+    ("family", "inputs", "says"),
+    [
+        ("ast", {"input_features": torch.zeros(1, 40, 16)}, r"takes spectrograms of the shape \(N, 48, 16\); got"),
+        ("wav2vec2", {"input_features": torch.zeros(1, 19)}, "a clip of 19 samples is too short"),
+        ("videomae", {"pixel_values_videos": torch.zeros(1, 3, 3, 32, 32)}, r"must have the shape \(N, 4, 3, H, W\)"),
+    ],
+)
+def test_input_that_does_not_fit_the_tower(encoders, family, inputs, says):
+    model = CUEModel.from_encoders(**{TOWERS[family].modality: str(encoders[family])}, **FIELDS)
+    with pytest.raises(ValueError, match=says):
+        model(**inputs)
+
+
+def test_a_hubert_that_lets_padding_in_is_refused(encoders):
+    config = hf.AutoConfig.from_pretrained(encoders["hubert"])
+    model = CUEModel(CUEConfig(audio_config={**config.to_dict(), "conv_pos_batch_norm": True}, **FIELDS))
+    with pytest.raises(ValueError, match="lets padding into its tokens: use one without"):
+        model(input_features=torch.zeros(1, 400))
+
+
+def test_a_tower_of_whole_clips_has_its_number_of_frames(encoders):
+    name = str(encoders["videomae"])
+    assert CUEModel.from_encoders(video=name, **FIELDS).config.num_frames == 4
+    assert CUEProcessor.from_encoders(video=name).num_frames == 4
+    with pytest.raises(ValueError, match="num_frames=8 does not fit the video tower .*: set num_frames=4"):
+        CUEModel.from_encoders(video=name, num_frames=8, **FIELDS)
+    with pytest.raises(ValueError, match="family 'videomae' reads video, not image"):
+        CUEModel.from_encoders(image=name)
+
+
+def test_waveform_towers_train_every_weight_of_their_clips(encoders):
+    # Nothing is masked or skipped by chance, which no replay of a batch would repeat.
+    for family in ("wav2vec2", "wav2vec2_layer", "hubert"):
+        tower = load_tower(str(encoders[family]), "audio").train()
+        run_tower(tower, "audio", *inputs_of(family).values()).tokens.square().sum().backward()
+        assert not [name for name, weight in tower.named_parameters() if weight.grad is None]
 
 
 def test_too_long_audio_is_refused(encoders):
