@@ -40,7 +40,8 @@ def main() -> None:
     from transformers import BertConfig
     from transformers.trainer_pt_utils import get_length_grouped_indices
 
-    from modeling_cue.encoders import TEXT_CHUNKS, build_tower, pool, run_tower
+    from modeling_cue.encoders import build_tower, run_tower
+    from modeling_cue.encoders_run import TEXT_CHUNKS, pool
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (

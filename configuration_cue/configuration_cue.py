@@ -18,13 +18,15 @@ class CUEConfig(PreTrainedConfig):
         text_config, image_config, audio_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of the tower of that modality; `None` leaves the modality out. At least one is needed.
         video_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of a tower of its own for video: an image tower that sees frame by frame.
+            Configuration of a tower of its own for video: an image tower that sees frame by frame, or one of whole
+            clips (VideoMAE).
         video_uses_image_tower (`bool`, defaults to `False`):
             Video runs through the image tower, frame by frame; the tower is stored once. Excludes `video_config`.
         projection_dim (`int`, defaults to 512): Dimension D of the shared space, at least 2.
         poolers (`dict[str, str]`, *optional*):
             Pooler by modality: `"pooler_output"`, `"cls"`, `"mean"` or `"attention"`. A modality that is not named
-            takes its tower's own habit. For video it pools each frame; frames are always pooled by attention.
+            takes its tower's own habit. For video it pools each frame, and frames are always pooled by attention; a
+            tower of whole clips is pooled as others are.
         pooler_queries (`int`, defaults to 1): Learned queries of each attention pooler.
         head_hidden_dim (`int`, defaults to 0): Width of the residual MLP in each projection head; 0 leaves it out.
         head_dropout (`float`, defaults to 0.0):
@@ -42,7 +44,7 @@ class CUEConfig(PreTrainedConfig):
             NeurIPS 2012, average predictions so), at twice the tower's cost.
         crop_audio (`bool`, defaults to `True`):
             Whisper runs over real frames only. `False` gives the padded 30 s behaviour of the original back.
-        num_frames (`int`, defaults to 8): Frames that a video is sampled to.
+        num_frames (`int`, defaults to 8): Frames that a video is sampled to; those of a tower of whole clips.
         composition_layers (`int`, defaults to 2), composition_heads (`int`, defaults to 4),
         composition_dim (`int`, defaults to 256): Shape of the set encoder in the composition layer.
         composition_dropout (`float`, defaults to 0.0): Dropout of the composition layer, in [0, 1).

@@ -7,21 +7,15 @@ in `FAMILIES`; the rest of the code loops over these tables.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import create_bidirectional_mask
 
-
-class TowerOutput(NamedTuple):
-    """What a tower says of a batch: tokens (B, T, H), mask (B, T) bool or None, pooled (B, H) or None."""
-
-    tokens: Tensor
-    mask: Tensor | None
-    pooled: Tensor | None
+from .encoders_audio import run_clap, run_spectrogram, run_waveform, run_whisper
+from .encoders_run import TEXT_CHUNKS, TowerOutput, run_clip, run_image, run_text, run_whole_text
 
 
 @dataclass(frozen=True)
@@ -41,85 +35,13 @@ MODALITIES = {
 }
 
 
-# Texts that are padded alike run together at least in such numbers; fewer would leave an accelerator idle, while a CPU
-# takes as long for a token of 8 texts as of 800 (32 captions in 4 chunks of 8: 1.2 to 1.3 times as fast as at once).
-TEXTS_PER_CHUNK, TEXTS_PER_CHUNK_CPU = 64, 8
-TEXT_CHUNKS = 8
-
-
-def _run_text(
-    tower: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, *, text_chunks: int, **_: Any
-) -> TowerOutput:
-    """A text tower in up to `text_chunks` runs over texts of about one length, each padded no further than needed.
-
-    A token attends to no padding, so that this changes nothing but the time. What is cut off are places that hold
-    padding, whose tokens come back as zeros.
-    """
-    mask = torch.ones_like(input_ids) if mask is None else mask
-    least = TEXTS_PER_CHUNK_CPU if input_ids.device.type == "cpu" else TEXTS_PER_CHUNK
-    chunks = min(text_chunks, len(input_ids) // least)
-    if chunks < 2 or not bool((mask[:, :-1] >= mask[:, 1:]).all()):  # left padding would move positions
-        output = tower(input_ids=input_ids, attention_mask=mask)
-        return TowerOutput(output.last_hidden_state, mask.bool(), output.get("pooler_output"))
-    lengths = mask.sum(1)
-    order = lengths.argsort(stable=True)
-    tokens, pooled = [], []
-    for rows in order.chunk(chunks):
-        longest = max(1, int(lengths[rows].max()))
-        output = tower(input_ids=input_ids[rows, :longest], attention_mask=mask[rows, :longest])
-        tokens.append(nn.functional.pad(output.last_hidden_state, (0, 0, 0, mask.shape[1] - longest)))
-        pooled.append(output.get("pooler_output"))
-    back = order.argsort()
-    whole = None if pooled[0] is None else torch.cat(pooled)[back]
-    return TowerOutput(torch.cat(tokens)[back], mask.bool(), whole)
-
-
-def _run_image(tower: PreTrainedModel, pixel_values: Tensor, mask: Tensor | None, **_: Any) -> TowerOutput:
-    # Convolutions run faster with channels last: EfficientNet-lite0 on a CPU 1.5 times.
-    output = tower(pixel_values=pixel_values.to(tower.dtype, memory_format=torch.channels_last))
-    tokens, pooled = output.last_hidden_state, output.get("pooler_output")
-    if tokens.ndim == 4:  # a convolutional map (B, H, height, width)
-        tokens = tokens.flatten(2).transpose(1, 2)
-    return TowerOutput(tokens, None, None if pooled is None else pooled.flatten(1))
-
-
-def _run_whisper(tower: Any, input_features: Tensor, mask: Tensor | None, *, crop: bool, **_: Any) -> TowerOutput:
-    """Whisper's encoder over the real frames only, with its position table cropped to them.
-
-    The original refuses any length but 30 s and attends to the padding. Here padding is masked after each
-    convolution and in attention, so that a clip gets the same tokens alone and in a batch of longer ones.
-    """
-    features = input_features.to(tower.dtype)
-    if mask is None:
-        mask = torch.ones(features.shape[0], features.shape[-1], dtype=torch.long, device=features.device)
-    if not crop:
-        return TowerOutput(tower(input_features=features).last_hidden_state, mask[:, ::2].bool(), None)
-    longest = int(mask.sum(-1).max())
-    features, mask = features[..., :longest], mask[:, :longest].bool()
-    token_mask = mask[:, ::2]
-    if token_mask.shape[1] > tower.embed_positions.num_embeddings:
-        raise ValueError(
-            f"the audio has {longest} frames, the tower takes at most {2 * tower.embed_positions.num_embeddings}: "
-            "cut it into shorter pieces (CUEProcessor truncates)"
-        )
-    hidden = nn.functional.gelu(tower.conv1(features * mask[:, None])) * mask[:, None]
-    hidden = nn.functional.gelu(tower.conv2(hidden)).transpose(1, 2)
-    hidden = hidden + tower.embed_positions.weight[: hidden.shape[1]]
-    hidden = nn.functional.dropout(hidden, tower.dropout, tower.training)
-    attention_mask = create_bidirectional_mask(tower.config, hidden, token_mask)
-    for layer in tower.layers:
-        if tower.training and tower.layerdrop > 0 and torch.rand([]) < tower.layerdrop:
-            continue
-        hidden = layer(hidden, attention_mask)
-    return TowerOutput(tower.layer_norm(hidden), token_mask, None)
-
-
 @dataclass(frozen=True)
 class Family:
     """A family of towers.
 
     `poolers` are the poolers its output allows beside `mean` and `attention`, which all allow; the first of the
-    tuple is the family's habit. `init` are arguments of the class that keep random parts from being built.
+    tuple is the family's habit. `init` are arguments of the class that keep random parts from being built, `fields`
+    are set in the tower's configuration.
     """
 
     class_name: str
@@ -127,34 +49,63 @@ class Family:
     poolers: tuple[str, ...]
     init: tuple[tuple[str, Any], ...] = ()
     pretrained: tuple[str, str] | None = None  # class to load a checkpoint by, and the part of it that is the tower
+    fields: tuple[tuple[str, Any], ...] = ()
 
 
 _NO_POOLER = (("add_pooling_layer", False),)
+# Masking of time spans is the original's exercise for speech recognition: it draws from NumPy, so that no replay of a
+# batch would see the same, and refuses short clips. Skipped layers get no gradient, which DDP and FSDP take for an
+# error. An adapter shortens tokens for a decoder.
+_WAVEFORM = (("mask_time_prob", 0.0), ("mask_feature_prob", 0.0), ("layerdrop", 0.0))
 FAMILIES = {
-    "bert": Family("BertModel", _run_text, ("mean", "cls"), _NO_POOLER),
-    "mpnet": Family("MPNetModel", _run_text, ("mean", "cls"), _NO_POOLER),
-    "clip_text_model": Family("CLIPTextModel", _run_text, ("pooler_output",)),
-    "clip_vision_model": Family("CLIPVisionModel", _run_image, ("pooler_output", "cls")),
-    "vit": Family("ViTModel", _run_image, ("cls",), _NO_POOLER),
-    "timm_wrapper": Family("TimmWrapperModel", _run_image, ("pooler_output",)),
-    "resnet": Family("ResNetModel", _run_image, ("pooler_output",)),
+    "bert": Family("BertModel", run_text, ("mean", "cls"), _NO_POOLER),
+    "mpnet": Family("MPNetModel", run_text, ("mean", "cls"), _NO_POOLER),
+    "roberta": Family("RobertaModel", run_text, ("mean", "cls"), _NO_POOLER),
+    "xlm-roberta": Family("XLMRobertaModel", run_text, ("mean", "cls"), _NO_POOLER),
+    "modernbert": Family("ModernBertModel", run_text, ("mean", "cls")),
+    "clip_text_model": Family("CLIPTextModel", run_text, ("pooler_output",)),
+    "siglip_text_model": Family("SiglipTextModel", run_whole_text, ("pooler_output",)),
+    "clip_vision_model": Family("CLIPVisionModel", run_image, ("pooler_output", "cls")),
+    "siglip_vision_model": Family("SiglipVisionModel", run_image, ("pooler_output",)),
+    "vit": Family("ViTModel", run_image, ("cls",), _NO_POOLER),
+    "dinov2": Family("Dinov2Model", run_image, ("cls",)),
+    "timm_wrapper": Family("TimmWrapperModel", run_image, ("pooler_output",)),
+    "resnet": Family("ResNetModel", run_image, ("pooler_output",)),
     "whisper": Family(
         "transformers.models.whisper.modeling_whisper.WhisperEncoder",
-        _run_whisper,
+        run_whisper,
         ("mean",),
         (),
         ("WhisperModel", "encoder"),
     ),
+    "wav2vec2": Family("Wav2Vec2Model", run_waveform, ("mean",), fields=(*_WAVEFORM, ("add_adapter", False))),
+    "hubert": Family("HubertModel", run_waveform, ("mean",), fields=_WAVEFORM),
+    "audio-spectrogram-transformer": Family("ASTModel", run_spectrogram, ("pooler_output", "cls")),
+    "clap_audio_model": Family(
+        "ClapAudioModel", run_clap, ("pooler_output",), pretrained=("ClapAudioModelWithProjection", "audio_model")
+    ),
+    "videomae": Family("VideoMAEModel", run_clip, ("mean",)),
 }
 # Checkpoints of two towers: the half that a modality needs, by the name of its sub-config.
-HALVES = {("clip", "text"): "text_config", ("clip", "image"): "vision_config"}
+HALVES = {
+    ("clip", "text"): "text_config",
+    ("clip", "image"): "vision_config",
+    ("siglip", "text"): "text_config",
+    ("siglip", "image"): "vision_config",
+    ("clap", "audio"): "audio_config",
+}
 # The modalities that each way of running a tower reads.
 READS: dict[Callable[..., TowerOutput], tuple[str, ...]] = {
-    _run_text: ("text",),
-    _run_image: ("image", "video"),
-    _run_whisper: ("audio",),
+    run_text: ("text",),
+    run_whole_text: ("text",),
+    run_image: ("image", "video"),
+    run_whisper: ("audio",),
+    run_waveform: ("audio",),
+    run_spectrogram: ("audio",),
+    run_clap: ("audio",),
+    run_clip: ("video",),
 }
-_RUN_BY_MODALITY: dict[str, Callable[..., TowerOutput]] = {"text": _run_text, "image": _run_image, "video": _run_image}
+_RUN_BY_MODALITY: dict[str, Callable[..., TowerOutput]] = {"text": run_text, "image": run_image, "video": run_image}
 
 
 def tower_family(config: PreTrainedConfig, modality: str) -> Family:
@@ -202,8 +153,20 @@ def tower_pooler(config: PreTrainedConfig, modality: str, wanted: str | None) ->
     return wanted
 
 
+def whole_clips(config: PreTrainedConfig) -> bool:
+    """Whether a tower of video reads whole clips, of `config.num_frames` frames; others read frame by frame."""
+    return config.model_type in FAMILIES and FAMILIES[config.model_type].run is run_clip
+
+
+def feature_size(config: PreTrainedConfig, pooler: str) -> int:
+    """Width of what a pooler makes of a tower's output; see `hidden_size`."""
+    if config.model_type == "siglip_text_model" and pooler == "pooler_output":
+        return config.projection_size
+    return hidden_size(config)
+
+
 def hidden_size(config: PreTrainedConfig) -> int:
-    """Width H of a tower's tokens and of its pooled vector (its `pooler_output` has the same width)."""
+    """Width H of a tower's tokens; its `pooler_output` has the same width, but for `feature_size`'s exceptions."""
     for name in ("hidden_size", "d_model"):
         if getattr(config, name, None) is not None:
             return getattr(config, name)
@@ -232,9 +195,15 @@ def _tower_class(family: Family) -> Any:
     return getattr(__import__(module, fromlist=[name]), name)
 
 
+def _settle(config: PreTrainedConfig, family: Family) -> None:
+    for field, value in family.fields:
+        setattr(config, field, value)
+
+
 def build_tower(config: PreTrainedConfig, modality: str) -> PreTrainedModel:
     """A tower with fresh weights, built from its configuration alone: nothing is downloaded."""
     family = tower_family(config, modality)
+    _settle(config, family)
     tower_class = _tower_class(family)
     # `_from_config` sets dtype and attention of the tower, as it does for every sub-model of `transformers`.
     if tower_class is AutoModel:
@@ -262,6 +231,7 @@ def load_tower(name: str, modality: str, **kwargs: Any) -> PreTrainedModel:
     half = HALVES.get((config.model_type, "image" if modality == "video" else modality))
     config = getattr(config, half) if half else config
     family = tower_family(config, modality)
+    _settle(config, family)
     if family.pretrained:
         whole, part = family.pretrained
         loader, init = getattr(transformers, whole), {}
@@ -295,26 +265,8 @@ def run_tower(
     tower: PreTrainedModel, modality: str, values: Tensor, mask: Tensor | None, *, crop_audio: bool = True,
     text_chunks: int = TEXT_CHUNKS,
 ) -> TowerOutput:  # fmt: skip
-    """Runs a tower over one batch of its modality's input; video frames come as images, (B * F, 3, H, W)."""
+    """Runs a tower over one batch of its modality's input.
+
+    Video frames come as images, (B * F, 3, H, W), but for towers of `whole_clips`: (B, F, 3, H, W).
+    """
     return tower_family(tower.config, modality).run(tower, values, mask, crop=crop_audio, text_chunks=text_chunks)
-
-
-def pool(output: TowerOutput, pooler: str) -> Tensor:
-    """(B, H): the pooled vector by a pooler without weights: `pooler_output`, `cls` or the mean over real tokens."""
-    if pooler == "pooler_output":
-        assert output.pooled is not None
-        return output.pooled
-    if pooler == "cls":
-        return output.tokens[:, 0]
-    tokens = output.tokens.float()
-    if output.mask is None:
-        return tokens.mean(1)
-    weight = output.mask.to(tokens.dtype)[..., None]
-    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def average_views(first: Tensor, second: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Two views of a batch as one, with their common mask (N, T): the mean of (N, H), or all tokens (N, 2T, H)."""
-    if first.ndim == 2:
-        return (first.float() + second.float()) / 2, mask
-    return torch.cat([first, second], 1), None if mask is None else torch.cat([mask, mask], 1)

@@ -113,7 +113,8 @@ def read_spec(image_processor: Any) -> PixelSpec | None:
         return None
     changed = {m for m in METHODS if getattr(kind, m, None) is not getattr(backend, m, None)}
     convnext = kind.__name__.removesuffix("Pil") == "ConvNextImageProcessor"
-    if changed - ({"_preprocess", "resize"} if convnext else set()):
+    video = kind.__name__.removesuffix("Pil") == "VideoMAEImageProcessor"  # the same for each frame of lists of frames
+    if changed - ({"_preprocess", "resize"} if convnext else {"preprocess", "_preprocess"} if video else set()):
         return None
     settings = image_processor.to_dict()
     needed = ("do_resize", "do_rescale", "do_normalize")
@@ -265,5 +266,6 @@ class ImagePipeline:
         """float32 (N, 3, H, W) of N values, prepared or not; raises as `prepare`."""
         images: list[Any] = [self.prepare(value) for value in values]
         if self.spec is None:
-            return self.image_processor(images, return_tensors="pt")["pixel_values"]
+            # A video's processor takes them for the frames of one video, (1, N, 3, H, W).
+            return self.image_processor(images, return_tensors="pt")["pixel_values"].flatten(0, -4)
         return normalise([image.pixels for image in images], self.spec)

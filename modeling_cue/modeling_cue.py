@@ -13,17 +13,8 @@ from .composition import CompositionLayer
 from .cones import Cone
 from .configuration_cue import CUEConfig
 from .contrastive import info_nce
-from .encoders import (
-    MODALITIES,
-    TEXT_CHUNKS,
-    average_views,
-    build_tower,
-    hidden_size,
-    load_tower,
-    pool,
-    run_tower,
-    tower_pooler,
-)
+from .encoders import MODALITIES, build_tower, feature_size, load_tower, run_tower, tower_pooler, whole_clips
+from .encoders_run import TEXT_CHUNKS, average_views, pool
 from .heads import AttentionPooler, ProjectionHead, Scales
 from .modeling_base import CUEOutput, CUEPreTrainedModel
 
@@ -47,6 +38,8 @@ class CUEModel(CUEPreTrainedModel):
                 "CUEModel: the configuration has no modality; give at least one of text_config, image_config, "
                 "audio_config, video_config, or use CUEModel.from_encoders(text=..., image=...)"
             )
+        # `transformers` asks for token embeddings, to checkpoint them, where this is `input_ids`.
+        self.main_input_name = MODALITIES[config.modalities[0]].input_name
         towers = towers or {}
         self._poolers: dict[str, str] = {}
         for modality in config.modalities:
@@ -56,10 +49,17 @@ class CUEModel(CUEPreTrainedModel):
             # Towers are direct attributes: `post_init` merges what it knows of sub-models from immediate children.
             if self.tower_name(modality) == f"{modality}_tower":
                 setattr(self, f"{modality}_tower", towers.get(modality) or build_tower(tower_config, modality))
-            width = hidden_size(tower_config)
+            width = feature_size(tower_config, pooler)
             pooled_width = width
-            if pooler == "attention" or modality == "video":
-                frames = config.num_frames if modality == "video" else 0
+            by_frame = modality == "video" and not whole_clips(tower_config)
+            if modality == "video" and not by_frame and tower_config.num_frames != config.num_frames:
+                raise ValueError(
+                    f"num_frames={config.num_frames} does not fit the video tower of family "
+                    f"{tower_config.model_type!r}, which takes {tower_config.num_frames} frames: set num_frames="
+                    f"{tower_config.num_frames}, for CUEProcessor too"
+                )
+            if pooler == "attention" or by_frame:
+                frames = config.num_frames if by_frame else 0
                 learned = AttentionPooler(width, config.pooler_queries, config.token_dropout, frames)
                 setattr(self, f"{modality}_pooler", learned)
                 pooled_width = width * (1 + config.pooler_queries)
@@ -103,7 +103,8 @@ class CUEModel(CUEPreTrainedModel):
         Args:
             text, image, audio: Hub name or local folder of the tower; None leaves the modality out.
             video: `"image"` (or the same name as `image`) for the image tower over frames, stored once; or the name
-                of an image tower of its own.
+                of a tower of its own: an image tower over frames, or one of whole clips, whose number of frames is
+                then the default of `num_frames`.
             encoder_kwargs: passed to every tower's `from_pretrained`: dtype, attn_implementation, token, cache_dir.
             config_fields: fields of [`CUEConfig`].
 
@@ -125,6 +126,8 @@ class CUEModel(CUEPreTrainedModel):
             for module in tower.modules():
                 module._is_hf_initialized = True  # type: ignore[assignment]
         fields: dict[str, Any] = {f"{m}_config": tower.config for m, tower in towers.items()}
+        if "video" in towers and whole_clips(towers["video"].config):
+            config_fields.setdefault("num_frames", towers["video"].config.num_frames)
         # Without this the outer config would take the choice of attention back from the towers.
         fields["attn_implementation"] = {f"{m}_config": t.config._attn_implementation for m, t in towers.items()}
         config = cls.config_class(**fields, video_uses_image_tower=shared, **config_fields)
@@ -158,7 +161,8 @@ class CUEModel(CUEPreTrainedModel):
                     f"video input must have the shape (N, {self.config.num_frames}, 3, H, W); got "
                     f"{tuple(values.shape)}: sample the clip with CUEProcessor"
                 )
-            frames, values = values.shape[1], values.flatten(0, 1)
+            if not whole_clips(tower.config):
+                frames, values = values.shape[1], values.flatten(0, 1)
         output = run_tower(
             tower, modality, values, mask, crop_audio=self.config.crop_audio, text_chunks=self.text_chunks
         )
@@ -192,7 +196,7 @@ class CUEModel(CUEPreTrainedModel):
         return self._cones("image", inputs)
 
     def get_audio_cones(self, **inputs: Any) -> Cone:
-        """Cones (N,) of `input_features` (N, mels, frames) with `input_features_mask` (N, frames)."""
+        """Cones (N,) of `input_features` with `input_features_mask`, as the tower reads them; see [`CUEProcessor`]."""
         return self._cones("audio", inputs)
 
     def get_video_cones(self, **inputs: Any) -> Cone:

@@ -1,31 +1,21 @@
 """CUEProcessor: from text, images, audio and video to the input of a CUEModel."""
 
-import re
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, ProcessorMixin
 
 from .media_audio import load_audio
+from .media_extract import extract
 from .media_pixels import ImagePipeline, without_crop
 from .media_video import load_video
+from .processing_parts import PARTS, image_part, load_part, text_habits, video_habits
 
-# Towers that were trained with a prefix, by the name of their repo or folder: the habit of E5 (Wang et al., 2022),
-# whose instruction-tuned variants want whole instructions instead. Folders above it say nothing of the tower.
-PREFIX_HABITS = ((re.compile(r"(^|[/_-])e5([_-](?!.*instruct)[^/]*)?/?$", re.IGNORECASE), "query: "),)
-# The part that prepares each modality, and the class that loads it.
-PARTS: dict[str, Any] = {
-    "tokenizer": AutoTokenizer,
-    "image_processor": AutoImageProcessor,
-    "feature_extractor": AutoFeatureExtractor,
-}
 LONGEST_TEXT = 512  # where a tokenizer states no length of its own
-SHORTEST_AUDIO = 0.025  # seconds: one window of a spectrogram; shorter clips are filled up with silence
 TEXT_OPTIONS = ("padding", "truncation", "max_length")  # of a call, handed to the tokenizer
 
 
@@ -37,14 +27,18 @@ class _Parts:
 
 
 class CUEProcessor(ProcessorMixin):
-    """Prepares any subset of text, images, audio and video; video runs through the image processor frame by frame.
+    """Prepares any subset of text, images, audio and video; video frame by frame, as images are.
 
     Args:
         tokenizer, image_processor, feature_extractor: the parts of the towers; None where the model lacks a modality.
+        frame_image_processor: prepares frames of video; None: as images are.
         text_prefix: put before every text, such as "query: " for E5.
+        text_padding: "longest" pads texts to the longest of a batch, "max_length" to `max_text_length`, as SigLIP
+            needs.
         max_text_length: longest text in tokens; None takes the tokenizer's own.
         num_frames: frames that a video is sampled to; the model's `num_frames`.
-        audio_padding: "longest" pads audio to the longest of a batch, "max_length" to the extractor's 30 s.
+        audio_padding: "longest" pads audio to the longest of a batch, "max_length" to the extractor's 30 s; AST and
+            CLAP have one length of their own.
         fast_images: crops and resizes in one step and normalises by batch, where the image processor's settings can
             be read (`media_pixels` states the differences); False: the image processor does it.
         jpeg_draft: with `fast_images`, JPEG files are decoded at a half, a quarter or an eighth of their size while
@@ -65,7 +59,9 @@ class CUEProcessor(ProcessorMixin):
         tokenizer: Any = None,
         image_processor: Any = None,
         feature_extractor: Any = None,
+        frame_image_processor: Any = None,
         text_prefix: str = "",
+        text_padding: str = "longest",
         max_text_length: int | None = None,
         num_frames: int = 8,
         audio_padding: str = "longest",
@@ -75,16 +71,19 @@ class CUEProcessor(ProcessorMixin):
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.feature_extractor = feature_extractor
+        self.frame_image_processor = frame_image_processor
         self.chat_template = None
         self.text_prefix = text_prefix
+        self.text_padding = text_padding
         self.max_text_length = max_text_length
         self.num_frames = num_frames
         self.audio_padding = audio_padding
         self.fast_images = fast_images
         self.jpeg_draft = jpeg_draft
-        self._pipeline: ImagePipeline | None = None
-        if audio_padding not in ("longest", "max_length"):
-            raise ValueError(f"audio_padding={audio_padding!r} is not valid; it must be longest or max_length")
+        self._pipelines: dict[str, ImagePipeline] = {}
+        for name, padding in {"text_padding": text_padding, "audio_padding": audio_padding}.items():
+            if padding not in ("longest", "max_length"):
+                raise ValueError(f"{name}={padding!r} is not valid; it must be longest or max_length")
         if jpeg_draft < 0:
             raise ValueError(f"jpeg_draft={jpeg_draft} is not valid; it must be 0 (off) or more")
         if num_frames < 1:
@@ -105,34 +104,27 @@ class CUEProcessor(ProcessorMixin):
         """The processor of towers by Hub name or local folder, as in `CUEModel.from_encoders`.
 
         `whole_image` squashes the whole image to the tower's size, in place of its habit of cropping the middle.
-        `settings` are the keyword arguments of the class; `text_prefix` defaults to the tower's habit.
+        `settings` are the keyword arguments of the class; those of texts, and `num_frames`, default to the habits of
+        the towers.
 
         Raises:
-            ValueError: no modality given, an encoder that has no processor of its kind, or an image and a video tower
-                that want their pictures prepared differently.
+            ValueError: no modality given, or an encoder that has no processor of its kind.
         """
         names = {
             "tokenizer": text,
             "image_processor": image or (None if video == "image" else video),
             "feature_extractor": audio,
+            "frame_image_processor": video if image is not None and video not in (None, "image", image) else None,
         }
         if not any(names.values()):
             raise ValueError("no modality given: name at least one encoder, e.g. text='intfloat/e5-base-v2'")
-        parts = {part: _load_part(part, name) for part, name in names.items() if name is not None}
-        if image is not None and video not in (None, "image", image):
-            frames = _load_part("image_processor", str(video))
-            if frames.to_dict() != parts["image_processor"].to_dict():
-                raise ValueError(
-                    f"video={str(video)!r} wants its frames prepared differently from the images of "
-                    f"image={str(image)!r}, and a CUEProcessor has one image processor: use video='image', or towers "
-                    "of one family and size"
-                )
-        if whole_image and "image_processor" in parts:
-            parts["image_processor"] = without_crop(parts["image_processor"])
-        if text is not None:
-            habit = next((prefix for pattern, prefix in PREFIX_HABITS if pattern.search(str(text))), "")
-            settings.setdefault("text_prefix", habit)
-        return cls(**parts, **settings)
+        parts = {part: load_part(part, name) for part, name in names.items() if name is not None}
+        if whole_image:
+            parts |= {part: without_crop(one) for part, one in parts.items() if part.endswith("image_processor")}
+        habits = text_habits(str(text)) if text is not None else {}
+        if video not in (None, "image", image):
+            habits |= video_habits(str(video))
+        return cls(**parts, **habits | settings)
 
     def __call__(
         self,
@@ -157,8 +149,10 @@ class CUEProcessor(ProcessorMixin):
         Texts and sounds that are longer than their tower takes (30 s for Whisper) are cut.
 
         Returns:
-            `input_ids`, `attention_mask` (N, L); `pixel_values` (N, 3, H, W); `input_features` (N, mels, frames) and
-            `input_features_mask` (N, frames), 1 for real frames; `pixel_values_videos` (N, num_frames, 3, H, W).
+            `input_ids`, `attention_mask` (N, L); `pixel_values` (N, 3, H, W); `pixel_values_videos` (N, num_frames, 3,
+            H, W); `input_features` as the tower reads it: (N, mels, frames) for Whisper, (N, samples) for wav2vec 2.0
+            and HuBERT, with `input_features_mask` (N, frames or samples), 1 for real ones; (N, frames, mels) for AST
+            and (N, views, frames, mels) for CLAP, without.
 
         Raises:
             ValueError: no modality, one that this processor lacks, an empty list or text. MediaError: unreadable
@@ -185,17 +179,26 @@ class CUEProcessor(ProcessorMixin):
             features |= self._audio(audio, sampling_rate)
         if videos is not None:
             clips = [load_video(clip, self.num_frames) for clip in _listed(videos, frames=True)]
-            pixels = self.pipeline.batch([frame for clip in clips for frame in clip])
+            pixels = self.frame_pipeline.batch([frame for clip in clips for frame in clip])
             features["pixel_values_videos"] = pixels.unflatten(0, (len(clips), self.num_frames))
         return BatchFeature(features)
 
     @property
     def pipeline(self) -> ImagePipeline:
         """How images are prepared. The image processor and the settings may be changed at any time."""
-        given = (self.image_processor, self.fast_images, self.jpeg_draft)
-        if self._pipeline is None or not self._pipeline.is_of(*given):
-            self._pipeline = ImagePipeline(*given)
-        return self._pipeline
+        return self._pipeline("image", self.image_processor)
+
+    @property
+    def frame_pipeline(self) -> ImagePipeline:
+        """How frames of video are prepared."""
+        own = self.frame_image_processor
+        return self.pipeline if own is None else self._pipeline("frame", own)
+
+    def _pipeline(self, kind: str, image_processor: Any) -> ImagePipeline:
+        given = (image_processor, self.fast_images, self.jpeg_draft)
+        if kind not in self._pipelines or not self._pipelines[kind].is_of(*given):
+            self._pipelines[kind] = ImagePipeline(*given)
+        return self._pipelines[kind]
 
     def _accepted(self) -> list[str]:
         arguments = {"text": self.tokenizer, "images": self.image_processor, "audio": self.feature_extractor}
@@ -211,7 +214,9 @@ class CUEProcessor(ProcessorMixin):
         return self._tokens(list(texts), {"return_attention_mask": False})["input_ids"]
 
     def _text(self, text: Any, options: dict[str, Any]) -> dict[str, Any]:
-        encoded = self._tokens(_listed(text), {"padding": True, "return_tensors": "pt"} | options)
+        # SigLIP's tokenizers name no mask among their outputs.
+        needed = {"padding": self.text_padding, "return_attention_mask": True, "return_tensors": "pt"}
+        encoded = self._tokens(_listed(text), needed | options)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _tokens(self, texts: list[Any], options: dict[str, Any]) -> Any:
@@ -226,18 +231,8 @@ class CUEProcessor(ProcessorMixin):
     def _audio(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:
         rate = self.feature_extractor.sampling_rate
         clips = [load_audio(clip, rate, sampling_rate) for clip in _listed(audio)]
-        shortest = round(SHORTEST_AUDIO * rate)
-        clips = [np.pad(clip, (0, max(0, shortest - clip.size))) for clip in clips]
-        extracted = self.feature_extractor(
-            clips,
-            sampling_rate=rate,
-            padding=self.audio_padding,
-            truncation=True,
-            return_attention_mask=True,
-            return_tensors="pt",
-        )
-        values = extracted[self.feature_extractor.model_input_names[0]]
-        return {"input_features": values, "input_features_mask": extracted["attention_mask"][..., : values.shape[-1]]}
+        values, mask = extract(self.feature_extractor, clips, self.audio_padding)
+        return {"input_features": values} | ({} if mask is None else {"input_features_mask": mask})
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
         """As the tokenizer's."""
@@ -264,28 +259,18 @@ class CUEProcessor(ProcessorMixin):
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
         processor_dict = processor_dict if processor_dict is not None else {}
-        present = processor_dict.pop("parts", list(PARTS))
+        present = processor_dict.pop("parts", [part for part in PARTS if part != "frame_image_processor"])
         arguments: list[Any] = []
         for part, auto in PARTS.items():
             saved = processor_dict.get(part) or {}
             if part not in present:
                 arguments.append(None)
-            elif saved.get("image_processor_type") == "TimmWrapperImageProcessor":
-                # The one image processor that looks for its settings in the model's config.json.
-                arguments.append(transformers.TimmWrapperImageProcessor(saved["data_config"], saved["architecture"]))
+            elif part == "frame_image_processor" or saved.get("image_processor_type") == "TimmWrapperImageProcessor":
+                # The Auto class knows one image processor, and looks for timm's settings in the model's config.json.
+                arguments.append(image_part(saved))
             else:
                 arguments.append(auto.from_pretrained(pretrained_model_name_or_path, **kwargs))
         return arguments
-
-
-def _load_part(part: str, name: str) -> Any:
-    try:
-        return PARTS[part].from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local "
-            f"folder that holds its files ({error})"
-        ) from error
 
 
 def _listed(values: Any, frames: bool = False) -> list[Any]:

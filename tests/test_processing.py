@@ -10,7 +10,7 @@ from transformers import AutoProcessor, CLIPImageProcessor, CLIPImageProcessorPi
 
 from modeling_cue import CUEProcessor
 from modeling_cue.media_files import MediaError
-from modeling_cue.processing_cue import PREFIX_HABITS
+from modeling_cue.processing_parts import PREFIX_HABITS
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (40, 30, 3), dtype=np.uint8)
 WAVE = np.random.default_rng(0).normal(size=8000).astype(np.float32) * 0.1
@@ -197,12 +197,18 @@ def test_text_needs_a_tokenizer(names):
         CUEProcessor(max_text_length=0)
 
 
-def test_image_and_video_towers_must_agree_on_pictures(encoders):
-    towers = {family: str(encoders[family]) for family in ("clip", "vit", "resnet")}
-    agreed = CUEProcessor.from_encoders(image=towers["vit"], video=towers["resnet"])
-    assert agreed(videos=[IMAGE])["pixel_values_videos"].shape == (1, 8, 3, 32, 32)
-    with pytest.raises(ValueError, match="wants its frames prepared differently"):
-        CUEProcessor.from_encoders(image=towers["clip"], video=towers["vit"])
+@pytest.mark.parametrize("video", ["vit", "timm", "videomae"])
+def test_a_video_tower_gets_its_frames_as_it_wants_them(encoders, video, tmp_path):
+    towers = {family: str(encoders[family]) for family in ("clip", video)}
+    both = CUEProcessor.from_encoders(image=towers["clip"], video=towers[video])
+    both.save_pretrained(tmp_path)
+    again = CUEProcessor.from_pretrained(tmp_path)
+    image, alone = CUEProcessor.from_encoders(image=towers["clip"]), CUEProcessor.from_encoders(video=towers[video])
+    for processor in (both, again):
+        given = processor(images=IMAGE, videos=[IMAGE])
+        assert torch.equal(given["pixel_values"], image(images=IMAGE)["pixel_values"])
+        assert torch.equal(given["pixel_values_videos"], alone(videos=[IMAGE])["pixel_values_videos"])
+    assert not torch.equal(given["pixel_values"], given["pixel_values_videos"][:, 0])
 
 
 @pytest.mark.parametrize("kind", [CLIPImageProcessor, CLIPImageProcessorPil])
@@ -222,3 +228,45 @@ def test_settings_survive_and_can_be_overridden(names, tmp_path):
     again = CUEProcessor.from_pretrained(tmp_path)
     assert {name: getattr(again, name) for name in settings} == settings
     assert CUEProcessor.from_pretrained(tmp_path, num_frames=2).num_frames == 2
+
+
+def test_texts_of_siglip_are_padded_to_their_one_length(encoders, tmp_path):
+    CUEProcessor.from_encoders(text=str(encoders["siglip_text"])).save_pretrained(tmp_path)
+    processor = CUEProcessor.from_pretrained(tmp_path)
+    inputs = processor(text=["a dog", "the red cat"])
+    assert inputs["input_ids"].shape == (2, 24)
+    assert inputs["input_ids"][:, -1].tolist() == [0, 0]  # the tokenizer's token, not the configuration's
+    assert inputs["attention_mask"].sum(1).tolist() == [3, 4]
+    assert processor(text="a " * 50)["input_ids"].shape == (1, 24)
+    with pytest.raises(ValueError, match="text_padding='none' is not valid"):
+        CUEProcessor(text_padding="none")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_frames_of_videomae_are_its_own_processors(encoders, fast):
+    processor = CUEProcessor.from_encoders(video=str(encoders["videomae"]), fast_images=fast)
+    frames = [np.random.default_rng(i).integers(0, 255, (40, 30, 3), dtype=np.uint8) for i in range(4)]
+    own = processor.image_processor([frames], return_tensors="pt")["pixel_values"]
+    ours = processor(videos=[frames, frames[::-1]])["pixel_values_videos"]
+    assert ours.shape == (2, 4, 3, 32, 32)
+    torch.testing.assert_close(ours, torch.cat([own, own.flip(1)]), rtol=0, atol=0.05 if fast else 0)
+
+
+@pytest.mark.parametrize("family", ["clap", "clap_fused"])
+def test_a_long_sound_is_cut_alike_each_time(encoders, family):
+    processor = CUEProcessor.from_encoders(audio=str(encoders[family]))
+    long = np.random.default_rng(0).normal(size=3 * 48000).astype(np.float32)
+    np.random.seed(3)
+    one, drawn = processor(audio=[long], sampling_rate=48000), np.random.rand()
+    other = processor(audio=[long[:4800], long], sampling_rate=48000)
+    assert torch.equal(one["input_features"][0], other["input_features"][1])
+    np.random.seed(3)
+    assert np.random.rand() == drawn  # nobody else's chance has changed
+    assert set(one) == {"input_features"}
+
+
+def test_sounds_of_bare_samples_are_cut_at_30_s(encoders):
+    processor = CUEProcessor.from_encoders(audio=str(encoders["wav2vec2"]))
+    inputs = processor(audio=[np.ones(31 * 16000, np.float32), WAVE[:100]], sampling_rate=16000)
+    assert inputs["input_features"].shape == (2, 30 * 16000)
+    assert inputs["input_features_mask"].sum(1).tolist() == [30 * 16000, 400]

@@ -15,6 +15,7 @@ def bert_tokenizer(kind: str = "bert"):
     special = {
         "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
         "mpnet": ["<pad>", "<unk>", "<s>", "</s>", "<mask>"],
+        "modernbert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
     }
     pad, unk, cls, sep, mask = special[kind]
     vocab = {t: i for i, t in enumerate([*special[kind], *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS), ".", ","])}
@@ -29,6 +30,29 @@ def bert_tokenizer(kind: str = "bert"):
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=pad, unk_token=unk, cls_token=cls, sep_token=sep, mask_token=mask,
         model_max_length=32,
+    )  # fmt: skip
+
+
+def roberta_tokenizer(kind=hf.RobertaTokenizer):
+    """Bytes and no merges; the padding token is number 1, as in every RoBERTa."""
+    if kind is hf.XLMRobertaTokenizer:
+        words = [(f"\u2581{word}", -1.0) for word in WORDS] + [(letter, -2.0) for letter in ("\u2581", *LETTERS)]
+        return kind(vocab=[(t, 0.0) for t in ("<s>", "<pad>", "</s>", "<unk>")] + words, model_max_length=32)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *letters, "<mask>"])}
+    return kind(vocab=vocab, merges=[], model_max_length=32)
+
+
+def siglip_tokenizer():
+    """One that ends texts, pads them with a token which the configuration does not name, and gives no mask."""
+    vocab = {t: i for i, t in enumerate(["<pad>", "</s>", "<unk>", *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])}
+    core = Tokenizer(models.WordPiece(vocab, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    core.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", padding_side="right",
+        model_input_names=["input_ids"],
     )  # fmt: skip
 
 
@@ -67,6 +91,49 @@ def _clip():
     return hf.CLIPModel(config), processor
 
 
+def _siglip():
+    text = LAYERS | {
+        "vocab_size": 80, "max_position_embeddings": 24, "projection_size": 12,
+        "bos_token_id": 2, "eos_token_id": 1,
+    }  # fmt: skip
+    config = hf.SiglipConfig(text_config=text, vision_config=LAYERS | {"image_size": 32, "patch_size": 8})
+    return hf.SiglipModel(config), hf.SiglipProcessor(hf.SiglipImageProcessor(**IMAGES), siglip_tokenizer())
+
+
+def _wav2vec2(config_class, model_class, norm):
+    config = config_class(
+        **LAYERS, vocab_size=10, conv_dim=[8, 8], conv_kernel=[10, 3], conv_stride=[5, 2], num_feat_extract_layers=2,
+        feat_extract_norm=norm, do_stable_layer_norm=norm == "layer", num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    return model_class(config), hf.Wav2Vec2FeatureExtractor(return_attention_mask=norm == "layer")
+
+
+def _ast():
+    config = hf.ASTConfig(**LAYERS, patch_size=8, frequency_stride=8, time_stride=8, max_length=48, num_mel_bins=16)
+    return hf.ASTForAudioClassification(config), hf.ASTFeatureExtractor(num_mel_bins=16, max_length=48)
+
+
+def _clap(fused):
+    text = LAYERS | {"vocab_size": 60, "max_position_embeddings": 40}
+    audio = {
+        "patch_size": 8, "patch_stride": [8, 8], "depths": [1, 1], "num_attention_heads": [1, 2], "hidden_size": 16,
+        "patch_embeds_hidden_size": 8, "num_hidden_layers": 2, "enable_fusion": fused, "aff_block_r": 2,
+    }  # fmt: skip
+    config = hf.ClapConfig(text_config=text, audio_config=audio, projection_dim=12)
+    extractor = hf.ClapFeatureExtractor(max_length_s=1, truncation="fusion" if fused else "rand_trunc")
+    return hf.ClapModel(config), hf.ClapProcessor(extractor, roberta_tokenizer())
+
+
+def _videomae():
+    config = hf.VideoMAEConfig(
+        **LAYERS, image_size=32, patch_size=8, num_frames=4, decoder_hidden_size=16, decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2, decoder_intermediate_size=16,
+    )  # fmt: skip
+    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    return hf.VideoMAEForPreTraining(config), hf.VideoMAEImageProcessor(**settings)
+
+
 def _timm():
     config = hf.TimmWrapperConfig(architecture="test_convnext", num_labels=5)
     model = hf.TimmWrapperForImageClassification(config)
@@ -87,7 +154,7 @@ def _whisper():
 
 
 def _bert(config_class, model_class, kind, **extra):
-    tokenizer = bert_tokenizer(kind)
+    tokenizer = bert_tokenizer(kind) if isinstance(kind, str) else roberta_tokenizer(kind)
     config = config_class(**LAYERS, vocab_size=len(tokenizer), max_position_embeddings=40, **extra)
     return model_class(config), tokenizer
 
@@ -102,8 +169,41 @@ class Tiny:
 TOWERS = {
     "bert": Tiny("text", lambda: _bert(hf.BertConfig, hf.BertModel, "bert"), "BertModel"),
     "mpnet": Tiny("text", lambda: _bert(hf.MPNetConfig, hf.MPNetModel, "mpnet", pad_token_id=0), "MPNetModel"),
+    "roberta": Tiny(
+        "text", lambda: _bert(hf.RobertaConfig, hf.RobertaForMaskedLM, hf.RobertaTokenizer), "RobertaModel"
+    ),
+    "xlm-roberta": Tiny(
+        "text", lambda: _bert(hf.XLMRobertaConfig, hf.XLMRobertaForMaskedLM, hf.XLMRobertaTokenizer), "XLMRobertaModel"
+    ),
+    # A window of 4 tokens: a padded place of a longer text sees padding only.
+    "modernbert": Tiny(
+        "text",
+        lambda: _bert(
+            hf.ModernBertConfig,
+            hf.ModernBertForMaskedLM,
+            "modernbert",
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
+            local_attention=4,
+        ),
+        "ModernBertModel",
+    ),
+    "siglip_text": Tiny("text", _siglip, "SiglipTextModel"),
     "clip": Tiny("image", _clip, "CLIPVisionModel"),
     "clip_text": Tiny("text", _clip, "CLIPTextModel"),
+    "siglip": Tiny("image", _siglip, "SiglipVisionModel"),
+    "dinov2": Tiny(
+        "image",
+        lambda: (
+            # Trained at another size than its processor gives it, as the real one.
+            hf.Dinov2Model(hf.Dinov2Config(**LAYERS, image_size=48, patch_size=8)),
+            hf.BitImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}),
+        ),
+        "Dinov2Model",
+    ),
     "vit": Tiny(
         "image",
         lambda: (hf.ViTModel(hf.ViTConfig(**LAYERS, image_size=32, patch_size=8)), hf.ViTImageProcessor(**IMAGES)),
@@ -119,6 +219,14 @@ TOWERS = {
     ),
     "timm": Tiny("image", _timm, "TimmWrapperModel"),
     "whisper": Tiny("audio", _whisper, "WhisperModel"),
+    "wav2vec2": Tiny("audio", lambda: _wav2vec2(hf.Wav2Vec2Config, hf.Wav2Vec2ForCTC, "group"), "Wav2Vec2Model"),
+    "wav2vec2_layer": Tiny("audio", lambda: _wav2vec2(hf.Wav2Vec2Config, hf.Wav2Vec2Model, "layer"), "Wav2Vec2Model"),
+    "hubert": Tiny("audio", lambda: _wav2vec2(hf.HubertConfig, hf.HubertModel, "group"), "HubertModel"),
+    "hubert_layer": Tiny("audio", lambda: _wav2vec2(hf.HubertConfig, hf.HubertForCTC, "layer"), "HubertModel"),
+    "ast": Tiny("audio", _ast, "ASTModel"),
+    "clap": Tiny("audio", lambda: _clap(False), "ClapAudioModel"),
+    "clap_fused": Tiny("audio", lambda: _clap(True), "ClapAudioModel"),
+    "videomae": Tiny("video", _videomae, "VideoMAEModel"),
 }
 
 

@@ -48,7 +48,7 @@ class ModelArguments:
     average_mirror: bool = _flag(
         False, "Outside training, features of an image are the mean over it and its mirror image; twice the cost."
     )
-    num_frames: int = _flag(8, "Frames that a video is sampled to.")
+    num_frames: int | None = _flag(None, "Frames that a video is sampled to; default: 8, or the video tower's own.")
     logit_scale_init: float | None = _flag(None, "Log of the initial InfoNCE scale; default ln(1/0.07).")
     text_prefix: str | None = _flag(None, "Prefix of every text; default: the tower's habit ('query: ' for E5).")
     max_text_length: int | None = _flag(None, "Longest text in tokens; default: the tokenizer's own.")

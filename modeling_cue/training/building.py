@@ -88,14 +88,16 @@ def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEMod
     kwargs: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
     if model.attn_implementation:
         kwargs["attn_implementation"] = model.attn_implementation
+    fields = _config_fields(model)
+    if model.num_frames is not None:
+        fields["num_frames"] = model.num_frames
     cue = CUEModel.from_encoders(
         **names,
         encoder_kwargs=kwargs,
         crop_audio=not model.pad_audio_to_30s,
-        num_frames=model.num_frames,
-        **_config_fields(model),
+        **fields,
     )
-    settings: dict[str, Any] = {"num_frames": model.num_frames, "whole_image": model.whole_image}
+    settings: dict[str, Any] = {"num_frames": cue.config.num_frames, "whole_image": model.whole_image}
     settings |= {"fast_images": model.fast_images, "jpeg_draft": model.jpeg_draft}
     if model.text_prefix is not None:
         settings["text_prefix"] = model.text_prefix

@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ..encoders import MODALITIES, hidden_size
+from ..encoders import MODALITIES, feature_size
 from ..media_files import MediaError
 from ..media_pixels import mirror
 from .collator import MEDIA, CUECollator
@@ -124,7 +124,8 @@ class FeatureCache:
         shards = [(folder / f"{key}.arrow", f"{tower} {key}") for key in keys]
         _Filling(self, modality, values, ids, mirrored, shards).run()
         tokens = hasattr(self.model, f"{modality}_pooler")
-        return FeatureTable(shards, hidden_size(self.model.config.tower_config(modality)), tokens)
+        width = feature_size(self.model.config.tower_config(modality), self.model.pooler_name(modality))
+        return FeatureTable(shards, width, tokens)
 
 
 class _Filling:
@@ -214,7 +215,7 @@ class _Filling:
         )
         with torch.no_grad(), precision:
             features, mask = model.view_features(
-                self.modality, given[spec.input_name], given[spec.mask_name] if spec.mask_name else None
+                self.modality, given[spec.input_name], given.get(spec.mask_name) if spec.mask_name else None
             )
         features = features.float()
         if mask is None:

@@ -30,10 +30,10 @@ from .gathering import this_process, together
 FORMAT = 1  # of the files; another one reads none of the old ones
 # What prepares the input of each modality: the part of the processor, and the settings of its own.
 PREPARED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
-    "text": ("tokenizer", ("text_prefix", "max_text_length")),
+    "text": ("tokenizer", ("text_prefix", "text_padding", "max_text_length")),
     "image": ("image_processor", ()),
     "audio": ("feature_extractor", ("audio_padding",)),
-    "video": ("image_processor", ("num_frames",)),
+    "video": ("frame_image_processor", ("num_frames",)),
 }
 # Where settings came from and went to, which changes no number.
 ORIGIN = {"_name_or_path", "name_or_path", "architectures", "auto_map", "processor_class", "_processor_class"}
@@ -50,6 +50,8 @@ def tower_key(model: Any, processor: Any, modality: str, weights: str, **stored:
     """
     tower = getattr(model, model.tower_name(modality))
     part, own = PREPARED_BY[modality]
+    if modality == "video" and processor.frame_image_processor is None:
+        part = "image_processor"
     # The configuration holds the version of transformers too, whose towers and processors may change their numbers.
     settings = {
         "format": FORMAT,

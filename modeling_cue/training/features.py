@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..encoders import average_views
+from ..encoders_run import average_views
 from ..media_files import MediaError
 from .feature_files import open_shard
 from .feature_keys import weights_digest

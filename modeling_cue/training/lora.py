@@ -13,7 +13,7 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from ..modeling_cue import CUEModel
 
 # The projections of attention in every family of towers that has them, by the names their modules bear.
-ATTENTION = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "qkv", "in_proj_qkv")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "qkv", "in_proj_qkv", "Wqkv")
 BASE_FOLDER = "base"
 
 

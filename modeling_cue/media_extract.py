@@ -1,0 +1,68 @@
+"""Sounds as a tower's feature extractor prepares them: each the same alone and in a batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SHORTEST = 0.025  # seconds: one window of a spectrogram; shorter clips are filled up with silence
+LONGEST = 30  # seconds, where an extractor states no length of its own
+
+Extracted = tuple[Tensor, Tensor | None]
+
+
+def extract(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extracted:
+    """What a tower reads of mono clips at its rate: the values (N, ...), and their mask where it reads one.
+
+    Args:
+        padding: "longest" of the batch, or "max_length"; extractors of one length know no choice.
+    """
+    shortest = round(SHORTEST * extractor.sampling_rate)
+    clips = [np.pad(clip, (0, max(0, shortest - clip.size))) for clip in clips]
+    return EXTRACTORS.get(type(extractor).__name__, _padded)(extractor, clips, padding)
+
+
+def _padded(extractor: Any, clips: Sequence[np.ndarray], padding: str, **limit: Any) -> Extracted:
+    extracted = extractor(
+        clips,
+        sampling_rate=extractor.sampling_rate,
+        padding=padding,
+        truncation=True,
+        return_attention_mask=True,
+        return_tensors="pt",
+        **limit,
+    )
+    values = extracted[extractor.model_input_names[0]]
+    return values, extracted["attention_mask"][..., : values.shape[-1]]
+
+
+def _waveform(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extracted:
+    return _padded(extractor, clips, padding, max_length=LONGEST * extractor.sampling_rate)
+
+
+def _spectrogram(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extracted:
+    extracted = extractor(clips, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    return extracted["input_values"], None
+
+
+def _clap(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extracted:
+    # Of long clips the extractor takes parts by chance. Drawn alike each time, a clip gets one cone.
+    state = np.random.get_state()
+    values = []
+    try:
+        for clip in clips:
+            np.random.seed(0)
+            values.append(extractor(clip, sampling_rate=extractor.sampling_rate, return_tensors="pt"))
+    finally:
+        np.random.set_state(state)
+    return torch.cat([value["input_features"] for value in values]).float(), None
+
+
+# By the extractor's class; others pad as Whisper's does.
+EXTRACTORS: dict[str, Callable[..., Extracted]] = {
+    "Wav2Vec2FeatureExtractor": _waveform,
+    "ASTFeatureExtractor": _spectrogram,
+    "ClapFeatureExtractor": _clap,
+}

@@ -1,0 +1,68 @@
+"""The parts of a CUEProcessor, where they come from, and the habits of the towers they belong to."""
+
+import re
+from typing import Any
+
+import transformers
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
+from transformers.utils import is_torchvision_available
+
+# Towers that were trained with a prefix, by the name of their repo or folder: the habit of E5 (Wang et al., 2022),
+# whose instruction-tuned variants want whole instructions instead. Folders above it say nothing of the tower.
+PREFIX_HABITS = ((re.compile(r"(^|[/_-])e5([_-](?!.*instruct)[^/]*)?/?$", re.IGNORECASE), "query: "),)
+# The part that prepares each modality, and the class that loads it, in the order of CUEProcessor's arguments.
+PARTS: dict[str, Any] = {
+    "tokenizer": AutoTokenizer,
+    "image_processor": AutoImageProcessor,
+    "feature_extractor": AutoFeatureExtractor,
+    "frame_image_processor": AutoImageProcessor,
+}
+# Families whose text tower reads padding too, as it was trained on texts of one length.
+WHOLE_TEXTS = ("siglip", "siglip_text_model")
+
+
+def text_habits(name: str) -> dict[str, Any]:
+    """Settings of a CUEProcessor that are the habit of a text tower."""
+    habits: dict[str, Any] = {}
+    habits["text_prefix"] = next((prefix for pattern, prefix in PREFIX_HABITS if pattern.search(name)), "")
+    config = _stated(name)
+    if config.get("model_type") in WHOLE_TEXTS:
+        text = transformers.AutoConfig.for_model(**config)
+        text = getattr(text, "text_config", text)
+        habits |= {"text_padding": "max_length", "max_text_length": text.max_position_embeddings}
+    return habits
+
+
+def video_habits(name: str) -> dict[str, Any]:
+    """Settings of a CUEProcessor that are the habit of a video tower: one of whole clips states its frames."""
+    config = _stated(name)
+    return {"num_frames": config["num_frames"]} if "num_frames" in config else {}
+
+
+def _stated(name: str) -> dict[str, Any]:
+    """What a tower's config.json says; nothing where there is none."""
+    try:
+        return PreTrainedConfig.get_config_dict(name)[0]
+    except OSError:
+        return {}
+
+
+def load_part(part: str, name: str) -> Any:
+    try:
+        return PARTS[part].from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local "
+            f"folder that holds its files ({error})"
+        ) from error
+
+
+def image_part(saved: dict[str, Any]) -> Any:
+    """An image processor from the settings that were saved of it inside a CUEProcessor's."""
+    name = saved["image_processor_type"]
+    if name == "TimmWrapperImageProcessor":
+        # The one image processor that looks for its settings in the model's config.json.
+        return transformers.TimmWrapperImageProcessor(saved["data_config"], saved["architecture"])
+    if not is_torchvision_available():
+        name = f"{name.removesuffix('Pil')}Pil"
+    return getattr(transformers, name).from_dict(saved)
