@@ -77,14 +77,15 @@ def images(work):
     return [Image.open(work / f"{number}.png").convert("RGB") for number in range(2)]
 
 
-@pytest.fixture
-def saved(model, processor, tmp_path):
-    model.save_pretrained(tmp_path / "cue")
-    processor.save_pretrained(tmp_path / "cue")
-    return tmp_path / "cue"
+@pytest.fixture(scope="module")
+def saved(_model, processor, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "cue"
+    _model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sentence(saved):
     return sentence_transformers.SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
 
@@ -188,18 +189,22 @@ def test_embeddings_have_gradients_and_prompts_stand_before_texts(sentence, mode
 
 
 def test_texts_are_cut_where_asked(sentence):
-    sentence.max_seq_length = 4
-    assert sentence.preprocess(["a man jumps in the big circle"])["input_ids"].shape == (1, 4)
+    for longest in (4, None):
+        sentence.max_seq_length = longest
+        tokens = sentence.preprocess(["a man jumps in the big circle"])["input_ids"]
+        assert tokens.shape == (1, longest or 9)
     assert sentence.tokenizer is sentence.processor.tokenizer
 
 
-def test_saving_again_keeps_a_users_prompts(sentence, saved):
-    sentence.prompts["query"] = "the "
-    sentence.save_pretrained(str(saved))
-    CUEModel.from_pretrained(saved).save_pretrained(saved)
-    again = sentence_transformers.SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
+def test_saving_again_keeps_a_users_prompts(saved, model, tmp_path):
+    prompted = sentence_transformers.SentenceTransformer(
+        str(saved), trust_remote_code=True, device="cpu", prompts={"query": "the "}
+    )
+    prompted.save_pretrained(str(tmp_path), create_model_card=False)
+    model.save_pretrained(tmp_path)
+    again = sentence_transformers.SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
     assert again.prompts["query"] == "the "
-    assert weights(saved) == ["model.safetensors"]
+    assert weights(tmp_path) == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(
