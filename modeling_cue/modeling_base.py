@@ -1,7 +1,10 @@
 """What is common to CUE models: their output, how weights start, and what loading refuses."""
 
+import json
+import os
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,25 @@ from .cones import Cone
 from .configuration_cue import CUEConfig
 from .encoders import MODALITIES
 from .heads import AttentionPooler, ProjectionHead, Scales
+
+if TYPE_CHECKING:
+    # `transformers` copies what is imported by name, run or not: so this file travels, and nobody imports
+    # sentence-transformers who does not use it.
+    from .sentence_transformers_cue import CUESentenceModule  # noqa: F401
+
+# What sentence-transformers reads of a checkpoint: the class that embeds, from the folder itself, and how embeddings
+# are compared.
+SENTENCE_TRANSFORMERS_FILES: dict[str, Any] = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers_cue.CUESentenceModule"},
+    ],
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer",
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    },
+}
 
 
 @dataclass
@@ -89,6 +111,19 @@ class CUEPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """As in `transformers`; the folder is one that sentence-transformers loads too, from the same weights."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            _write_sentence_transformers_files(save_directory)
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        # `save_pretrained(push_to_hub=True)` uploads before it comes back.
+        _write_sentence_transformers_files(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in `transformers`, but a checkpoint without all weights is refused instead of getting random ones.
@@ -113,3 +148,11 @@ class CUEPreTrainedModel(PreTrainedModel):
             if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
                 tensor.data = tensor.data.clone()
         return (model, info) if output_loading_info else model
+
+
+def _write_sentence_transformers_files(folder: str | os.PathLike) -> None:
+    """Writes those of the files that are not there yet: others hold a user's prompts, or further modules."""
+    for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+        path = Path(folder) / name
+        if path.parent.is_dir() and not path.exists():
+            path.write_text(json.dumps(content, indent=2) + "\n")

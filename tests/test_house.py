@@ -24,6 +24,7 @@ FLOORS = {
     "media_files": 0, "media_image": 1, "media_pixels": 1, "media_audio": 1, "media_video": 1,
     "media_extract": 0, "processing_parts": 1, "dropout": 1,
     "encoders_run": 2, "encoders_audio": 2, "encoders": 2, "heads": 2, "composition": 2, "processing_cue": 2,
+    "sentence_transformers_cue": 2,
     "modeling_base": 3, "modeling_cue": 3,
     "index_vectors": 2, "index_items": 2, "index_files": 3, "index_search": 3, "index": 4,
     "zero_shot": 4,
@@ -70,8 +71,9 @@ def test_search_knows_cones_only_and_nothing_that_travels_knows_what_does_not():
         assert not siblings(path) & stays, path.stem
 
 
-def test_importing_the_package_imports_no_faiss():
-    code = "import sys, modeling_cue; sys.exit('faiss' in sys.modules)"
+@pytest.mark.parametrize("name", ["faiss", "sentence_transformers", "mteb"])
+def test_importing_the_package_imports_no_extra(name):
+    code = f"import sys, modeling_cue; sys.exit({name!r} in sys.modules)"
     assert not subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode
 
 

@@ -50,6 +50,22 @@ def test_zero_shot(model, processor, photos, tmp_path, monkeypatch):
     assert [len([a for a in answer if a["label"] != "none of these"]) for answer in found["answers"]] == [2, 2, 2]
 
 
+def test_sentence_transformers(model, processor, photos, tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers", "6.2", reason="needs sentence-transformers 6.2")
+    model.save_pretrained(tmp_path / "org" / "cue")
+    processor.save_pretrained(tmp_path / "org" / "cue")
+    wave = np.sin(np.arange(8000) / 5).astype(np.float32)
+    soundfile.write(tmp_path / "horn.wav", wave, 16000)
+    photos[0].save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    found = {"photo": photos[0], "other_photo": photos[1], "wave": wave}
+    exec(compile(BLOCKS[3], "README.md", "exec"), found)
+    assert [found[name].shape for name in ("texts", "images", "sounds", "clips")] == [(2, 16)] * 3 + [(1, 16)]
+    assert found["scores"].shape == (2, 2)
+    cones = model.get_text_cones(**processor(text=["a red circle", "a blue square"]))
+    assert found["radii"] == pytest.approx(cones.radius.tolist(), abs=1e-6)
+
+
 @pytest.mark.hub
 def test_start_from_towers_and_share(encoders, hub_tools, tmp_path):
     names = {"intfloat/e5-base-v2": "bert", "openai/clip-vit-base-patch32": "clip", "openai/whisper-base": "whisper"}
