@@ -22,7 +22,7 @@ FLOORS = {
     "configuration_cue": 0,
     "cone_type": 1, "sphere": 1, "cone_volume": 1, "cones": 1, "contrastive": 1,
     "media_files": 0, "media_image": 1, "media_pixels": 1, "media_audio": 1, "media_video": 1,
-    "encoders": 2, "heads": 2, "composition": 2, "processing_cue": 2,
+    "encoders": 2, "tower_sources": 2, "heads": 2, "composition": 2, "processing_cue": 2,
     "modeling_base": 3, "modeling_cue": 3,
     "index_vectors": 2, "index_items": 2, "index_files": 3, "index_search": 3, "index": 4,
     "zero_shot": 4,
