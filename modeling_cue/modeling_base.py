@@ -176,14 +176,11 @@ class CUEPreTrainedModel(PreTrainedModel):
             # In training a tower that will change must be there to come back to, though it may not have changed yet.
             trainable = [m for m in tower_owners(config) if towers is None and self._trains(m)]
             left_out = leave_out_towers(config, state_dict, trainable)
-        sources, named = config.tower_sources, config.towers_by_reference
-        # A folder of this machine is nobody's business unless the checkpoint cannot do without it.
-        config.tower_sources = {m: s for m, s in sources.items() if s["revision"] is not None or m in left_out}
         config.towers_by_reference = left_out
         try:
             super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, *args, **kwargs)
         finally:
-            config.tower_sources, config.towers_by_reference = sources, named
+            config.towers_by_reference = []
 
     def push_to_hub(  # type: ignore[override]
         self, *args: Any, towers: str | None = None, **kwargs: Any

@@ -76,9 +76,8 @@ def check_sources(config: Any, public: bool = False) -> None:
         source = config.tower_sources.get(modality)
         if source is None:
             raise ValueError(
-                f"the {modality} tower cannot be saved by reference: it has no known origin (it was not loaded by "
-                "CUEModel.from_encoders, or from a folder and then saved whole); save with towers='whole', or build "
-                "the model by from_encoders from a Hub name"
+                f"the {modality} tower cannot be saved by reference: it has no known origin; save with "
+                "towers='whole', or build the model by CUEModel.from_encoders, which notes where its towers are"
             )
         if public and source["revision"] is None:
             raise ValueError(
