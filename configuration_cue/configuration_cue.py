@@ -51,6 +51,10 @@ class CUEConfig(PreTrainedConfig):
         min_radius (`float`, defaults to 0.01): Smallest radius of a compound, radians in (0, pi).
         logit_scale_init_value (`float`, defaults to ln(1/0.07)): Log of the initial InfoNCE scale, at most ln 100.
         containment_scale_init_value (`float`, defaults to ln 10): Log of the initial scale of containment margins.
+        tower_sources (`dict[str, dict]`, *optional*):
+            Where towers came from, by modality: `name`, `revision`, `dtype` and `fingerprint`; see `tower_sources.py`.
+        towers_by_reference (`list[str]`, defaults to none):
+            Of a light checkpoint, the modalities whose towers it names in place of holding their weights.
 
     Raises:
         ValueError: a field is out of its range; the message names the field, its value and the valid values.
@@ -90,11 +94,15 @@ class CUEConfig(PreTrainedConfig):
     logit_scale_init_value: float = math.log(1 / 0.07)
     containment_scale_init_value: float = math.log(10.0)
     initializer_range: float = 0.02
+    tower_sources: Any = None
+    towers_by_reference: Any = ()
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.poolers = copy(self.poolers or {})
         self.radius_init = {m: 1.0 if m == "text" else 0.1 for m in MODALITIES} | (self.radius_init or {})
         self.signed_sqrt = list(self.signed_sqrt)
+        self.tower_sources = copy(self.tower_sources or {})
+        self.towers_by_reference = list(self.towers_by_reference)
         super().__post_init__(**kwargs)
         self._validate()
 
@@ -152,6 +160,11 @@ class CUEConfig(PreTrainedConfig):
             refuse("poolers", f"a dict from {', '.join(MODALITIES)} to {', '.join(POOLERS)}")
         if not set(self.signed_sqrt) <= set(MODALITIES):
             refuse("signed_sqrt", f"a list of {', '.join(MODALITIES)}")
+        parts = {"name", "revision", "dtype", "fingerprint"}
+        if not set(self.tower_sources) <= set(MODALITIES) or any(parts - set(s) for s in self.tower_sources.values()):
+            refuse("tower_sources", f"a dict from {', '.join(MODALITIES)} to dicts of {', '.join(sorted(parts))}")
+        if not set(self.towers_by_reference) <= set(self.tower_sources):
+            refuse("towers_by_reference", "a list of modalities that tower_sources names")
         for modality, radius in self.radius_init.items():
             if modality not in MODALITIES or not 0.0 < radius < math.pi:
                 refuse("radius_init", f"a dict from {', '.join(MODALITIES)} to radians in (0, pi)")

@@ -94,6 +94,8 @@ HALVES = {
     ("siglip", "image"): "vision_config",
     ("clap", "audio"): "audio_config",
 }
+# Arguments of `from_pretrained` that say which files it takes, and from where.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies")
 # The modalities that each way of running a tower reads.
 READS: dict[Callable[..., TowerOutput], tuple[str, ...]] = {
     run_text: ("text",),
@@ -220,9 +222,9 @@ def load_tower(name: str, modality: str, **kwargs: Any) -> PreTrainedModel:
         ValueError: no such encoder, it cannot be pooled, or its checkpoint lacks weights of the tower.
     """
     kwargs.setdefault("dtype", torch.float32)
-    revision = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "trust_remote_code") if key in kwargs}
+    options = {key: kwargs[key] for key in (*HUB_OPTIONS, "trust_remote_code") if key in kwargs}
     try:
-        config = AutoConfig.from_pretrained(name, **revision)
+        config = AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{modality} encoder {name!r} could not be loaded: give the name of a model on the Hub or a local folder "

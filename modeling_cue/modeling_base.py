@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from .cones import Cone
 from .configuration_cue import CUEConfig
 from .encoders import MODALITIES
 from .heads import AttentionPooler, ProjectionHead, Scales
+from .tower_sources import WAYS, check_sources, leave_out_towers, light_state_dict, tower_owners
 
 if TYPE_CHECKING:
     # `transformers` copies what is imported by name, run or not: so this file travels, and nobody imports
@@ -79,8 +82,13 @@ class CUEOutput(ModelOutput):
 
 
 class CUEPreTrainedModel(PreTrainedModel):
-    """What `transformers` must know of CUE: its configuration, what it supports, and how its weights start."""
+    """What `transformers` must know of CUE: its configuration, what it supports, and how its weights start.
 
+    `save_towers` is how `save_pretrained` saves towers where its call does not say: "whole", or "reference" for those
+    that are frozen.
+    """
+
+    save_towers = "whole"
     config_class = CUEConfig
     base_model_prefix = "cue"
     main_input_name = "input_ids"
@@ -111,14 +119,6 @@ class CUEPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
-    ) -> None:
-        """As in `transformers`; the folder is one that sentence-transformers loads too, from the same weights."""
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
-        if is_main_process:
-            _write_sentence_transformers_files(save_directory)
-
     def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         # `save_pretrained(push_to_hub=True)` uploads before it comes back.
         _write_sentence_transformers_files(working_dir)
@@ -128,8 +128,11 @@ class CUEPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in `transformers`, but a checkpoint without all weights is refused instead of getting random ones.
 
+        The towers that a light checkpoint names are fetched too, with the same `cache_dir`, `token` and the like.
+
         Raises:
-            ValueError: the checkpoint lacks weights of this model, or has them in other shapes.
+            ValueError: the checkpoint lacks weights of this model, or has them in other shapes; or a tower that it
+                names cannot be fetched, or has other weights than it had.
         """
         # Tensors of other shapes are let in only to be named below.
         kwargs["ignore_mismatched_sizes"] = True
@@ -148,6 +151,86 @@ class CUEPreTrainedModel(PreTrainedModel):
             if tensor.device.type == "cpu" and tensor.data_ptr() % 64:
                 tensor.data = tensor.data.clone()
         return (model, info) if output_loading_info else model
+
+    @staticmethod
+    def _load_pretrained_model(
+        model: Any, state_dict: dict[str, Tensor] | None, checkpoint_files: Iterable[str] | None, load_config: Any,
+        *args: Any, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        # Here the configuration and the checkpoint's own files are found, and nothing is loaded: whatever
+        # `from_pretrained` is told of dtypes, devices and adapters holds for the towers that are fetched too.
+        if state_dict is None and checkpoint_files and model.config.towers_by_reference:
+            found = load_config.download_kwargs or {}
+            options = {
+                key: found[key] for key in ("token", "cache_dir", "force_download", "local_files_only", "proxies")
+                if found.get(key)
+            }  # fmt: skip
+            state_dict = light_state_dict(model.config, checkpoint_files, **options)
+        model.config.towers_by_reference = []
+        files: Any = checkpoint_files
+        return PreTrainedModel._load_pretrained_model(model, state_dict, files, load_config, *args, **kwargs)
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        *args: Any,
+        towers: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """As in `transformers`; the folder is one that sentence-transformers loads too, from the same weights.
+
+        Optionally a light checkpoint, of heads, composition and adapters only.
+
+        Args:
+            towers: "whole" stores them; "reference" names each by repo, revision and fingerprint, and stores whole
+                only those that were trained, with a warning. Default: as `save_towers` says.
+            Others as in `transformers`.
+
+        Raises:
+            ValueError: another value of `towers`; by reference, a tower without a known origin or, with
+                `push_to_hub`, one that is not on the Hub.
+        """
+        way = self.save_towers if towers is None else towers
+        if way not in WAYS:
+            raise ValueError(f"towers={way!r} is not valid; it must be {' or '.join(WAYS)}")
+        config, left_out = self.config, []
+        # Of a model with adapters of its own `transformers` saves these only.
+        if way == "reference" and not getattr(self, "_hf_peft_config_loaded", False):
+            check_sources(config, public=push_to_hub)
+            state_dict = dict(self.state_dict() if state_dict is None else state_dict)
+            # In training a tower that will change must be there to come back to, though it may not have changed yet.
+            trainable = [m for m in tower_owners(config) if towers is None and self._trains(m)]
+            left_out = leave_out_towers(config, state_dict, trainable)
+        config.towers_by_reference = left_out
+        try:
+            super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, *args, **kwargs)
+        finally:
+            config.towers_by_reference = []
+        if is_main_process:
+            _write_sentence_transformers_files(save_directory)
+
+    def push_to_hub(  # type: ignore[override]
+        self, *args: Any, towers: str | None = None, **kwargs: Any
+    ) -> str:
+        """As in `transformers`; `towers` as in `save_pretrained`.
+
+        Raises:
+            ValueError: by reference, a tower without a known origin, or one that is not on the Hub.
+        """
+        if (self.save_towers if towers is None else towers) == "reference":
+            check_sources(self.config, public=True)
+        save: Any = partial(self.save_pretrained, towers=towers)
+        self.save_pretrained = save  # type: ignore[method-assign]
+        try:
+            return super().push_to_hub(*args, **kwargs)
+        finally:
+            del self.save_pretrained
+
+    def _trains(self, modality: str) -> bool:
+        return any(weight.requires_grad for weight in self.get_submodule(f"{modality}_tower").parameters())
 
 
 def _write_sentence_transformers_files(folder: str | os.PathLike) -> None:

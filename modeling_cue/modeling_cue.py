@@ -13,10 +13,11 @@ from .composition import CompositionLayer
 from .cones import Cone
 from .configuration_cue import CUEConfig
 from .contrastive import info_nce
-from .encoders import MODALITIES, build_tower, feature_size, load_tower, run_tower, tower_pooler, whole_clips
+from .encoders import MODALITIES, build_tower, feature_size, run_tower, tower_pooler, whole_clips
 from .encoders_run import TEXT_CHUNKS, average_views, pool
 from .heads import AttentionPooler, ProjectionHead, Scales
 from .modeling_base import CUEOutput, CUEPreTrainedModel
+from .tower_sources import load_known_tower
 
 
 class CUEModel(CUEPreTrainedModel):
@@ -120,7 +121,8 @@ class CUEModel(CUEPreTrainedModel):
         names = {"text": text, "image": image, "audio": audio, "video": None if shared else video}
         if not any(names.values()):
             raise ValueError("no modality given: name at least one encoder, e.g. text='intfloat/e5-base-v2'")
-        towers = {m: load_tower(name, m, **(encoder_kwargs or {})) for m, name in names.items() if name}
+        known = {m: load_known_tower(name, m, **(encoder_kwargs or {})) for m, name in names.items() if name}
+        towers = {m: tower for m, (tower, _) in known.items()}
         for tower in towers.values():
             # A timm tower holds plain modules, which the outer `post_init` would give fresh weights.
             for module in tower.modules():
@@ -130,6 +132,7 @@ class CUEModel(CUEPreTrainedModel):
             config_fields.setdefault("num_frames", towers["video"].config.num_frames)
         # Without this the outer config would take the choice of attention back from the towers.
         fields["attn_implementation"] = {f"{m}_config": t.config._attn_implementation for m, t in towers.items()}
+        fields["tower_sources"] = {m: source for m, (_, source) in known.items()}
         config = cls.config_class(**fields, video_uses_image_tower=shared, **config_fields)
         dtype = (encoder_kwargs or {}).get("dtype")
         model: Any = cls(config, towers)

@@ -58,6 +58,8 @@ def test_defaults_are_loadable():
         ("radius_init", {"text": 4.0}, r"\(0, pi\)"),
         ("composition_dim", 30, "multiple of composition_heads=4"),
         ("video_uses_image_tower", True, "no image_config"),
+        ("tower_sources", {"text": {"name": "org/text"}}, "dtype, fingerprint, name, revision"),
+        ("towers_by_reference", ["text"], "that tower_sources names"),
     ],
 )
 def test_a_bad_field_is_named_with_its_value_and_the_valid_ones(field, value, valid):

@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 ORDERS = ["random", "sequential", "group_by_length"]
+TOWERS = ["whole", "reference"]
 
 
 def _flag(default: Any, text: str, **metadata: Any) -> Any:
@@ -161,6 +162,12 @@ class CUETrainingArguments(TrainingArguments):
         choices=ORDERS,
     )
 
+    save_towers: str = _flag(
+        "whole",
+        "What checkpoints and the model hold of frozen towers: whole; or reference: their names, revisions and "
+        "fingerprints, so that a checkpoint is a few MB and loading fetches them. Towers that train are held whole.",
+        choices=TOWERS,
+    )
     head_learning_rate: float | None = _flag(None, "Learning rate of all that is not a tower; default: learning_rate.")
     contrastive_weight: float = _flag(1.0, "Weight of InfoNCE between modalities.")
     containment_weight: float = _flag(0.1, "Weight of the containment loss.")
@@ -186,6 +193,8 @@ class CUETrainingArguments(TrainingArguments):
                 f"train_sampling_strategy={self.train_sampling_strategy!r} is not valid; it must be one of "
                 f"{', '.join(ORDERS)}"
             )
+        if self.save_towers not in TOWERS:
+            raise ValueError(f"save_towers={self.save_towers!r} is not valid; it must be {' or '.join(TOWERS)}")
         if self.accelerator_config is None:
             # Rows differ in the number of texts: a batch that one process makes for all could not be cut.
             self.accelerator_config = {"dispatch_batches": False}

@@ -11,6 +11,7 @@ from configuration_cue import CUEConfig
 
 from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
+from ..tower_sources import check_sources
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
 from .demo import build_demo
 from .lora import BASE_FOLDER, add_lora, is_adapter, load_lora
@@ -42,6 +43,9 @@ def build_model(
             "model_name_or_path"
         )
     cue.freeze(model.freeze)
+    if training.save_towers == "reference":
+        check_sources(cue.config, public=training.push_to_hub)  # better now than when hours of training are saved
+        cue.save_towers = training.save_towers
     if not training.composition_weight:
         cue.composition.requires_grad_(False)  # its loss counts for nothing, and nothing is composed in training
     if training.torch_compile and training.should_log:

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 
 # Of a configuration or processor: where it came from, and what wrote it.
-WITHOUT_EFFECT = ("_name_or_path", "name_or_path", "transformers_version", "auto_map", "processor_class")
+WITHOUT_EFFECT = (
+    "_name_or_path", "name_or_path", "transformers_version", "auto_map", "processor_class", "tower_sources",
+    "towers_by_reference",
+)  # fmt: skip
 
 
 def model_fingerprint(model: Any, processor: Any) -> str:

@@ -35,7 +35,8 @@ def add_lora(model: CUEModel, *, rank: int, alpha: int, dropout: float, base: st
         for name, part in model.named_children()
         if not name.endswith("_tower") and any(weight.requires_grad for weight in part.parameters())
     ]
-    model.save_pretrained(base)
+    # Under adapters no tower changes: one that is to be adapted can be named as well as a frozen one.
+    model.save_pretrained(base, towers=model.save_towers)
     # In full: the adapter is loaded from other working directories too.
     model.name_or_path = str(Path(base).resolve())
     config = LoraConfig(

@@ -19,15 +19,15 @@ from .collator import CUECollator
 from .evaluation import embed_dataset, embedded_kinds
 from .gathering import gather_kinds, this_world
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
+from .light import TrainerWithLightCheckpoints
 from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
-from .model_card import TrainerWithCard
 from .pairs import CaptionPairs, GroupedByLength
 from .relations import Embedded
 from .sharding import prepare_for_fsdp, under_own_class, whole_scales, whole_texts
 
 
-class CUETrainer(TrainerWithCard):
+class CUETrainer(TrainerWithLightCheckpoints):
     """Trains a [`CUEModel`] on rows as `data.load_rows` gives them.
 
     Every process computes the loss over the embeddings of all processes, so the number of in-batch negatives grows
