@@ -31,9 +31,10 @@ from modeling_cue.training.trainer import CUETrainer  # noqa: E402
 STEPS, SAVE = 14, 3  # five and a half batches of an epoch, so that epochs end between checkpoints
 COMMON = {
     "max_steps": STEPS, "save_strategy": "steps", "save_steps": SAVE, "eval_strategy": "steps", "eval_steps": SAVE,
-    "save_total_limit": 2, "per_device_train_batch_size": 4, "learning_rate": "1e-2", "logging_steps": 5, "bf16": "false",
-    "disable_tqdm": "true", "use_cpu": "true", "dataloader_num_workers": 0, "projection_dim": 16, "seed": 3,
-    "head_dropout": 0.2, "composition_dropout": 0.2, "mirror_images": "true", "max_grad_norm": 1.0, "test_split": "none",
+    "save_total_limit": 2, "per_device_train_batch_size": 4, "learning_rate": "1e-2", "logging_steps": 5,
+    "bf16": "false", "disable_tqdm": "true", "use_cpu": "true", "dataloader_num_workers": 0, "projection_dim": 16,
+    "seed": 3, "head_dropout": 0.2, "composition_dropout": 0.2, "mirror_images": "true", "max_grad_norm": 1.0,
+    "test_split": "none",
 }  # fmt: skip
 VARIANTS = {
     "plain": {},
@@ -55,7 +56,7 @@ MOMENTS = {
 
 
 def forked(work, log):
-    """The exit status of a function that runs in a process of its own; no thread may run in this one, or it may hang."""
+    """The exit status of a function that runs in a process of its own; this one must run no threads."""
     child = os.fork()
     if not child:
         status = 1

@@ -72,8 +72,8 @@ class ResumableTrainer(Trainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Accelerate does not reach the sampler of a loader that it shards and skips batches of, nor, where it reaches
         # the sampler of one that it shards, the data.
-        sampler = get_sampler(kwargs["train_dataloader"])
-        for told in (sampler, self.train_dataset):
+        hearers: list[Any] = [get_sampler(kwargs["train_dataloader"]), self.train_dataset]
+        for told in hearers:
             if hasattr(told, "set_epoch"):
                 told.set_epoch(kwargs["epoch"])
         super()._run_epoch(*args, **kwargs)
