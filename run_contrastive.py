@@ -20,12 +20,14 @@ from modeling_cue.training.pipeline import (
     save_and_share,
     train,
 )
+from modeling_cue.training.run_record import RunRecord
 
 DEMO = str(Path(__file__).parent / "configs" / "demo.yaml")
 
 
 def main(argv: list[str]) -> dict[str, float]:
     # 1. Arguments: a YAML file, and flags over it.
+    command = argv
     if is_demo(argv):
         argv = [DEMO, *argv]
     model_args, data_args, training_args = parse_arguments(argv)
@@ -40,6 +42,7 @@ def main(argv: list[str]) -> dict[str, float]:
 
     # 4. Train, with evaluation on the validation split.
     trainer = build_trainer(model, processor, rows, data_args, training_args)
+    trainer.record = RunRecord(command, model_args, data_args, rows.described)
     train(trainer)
 
     # 5. Evaluate: the test split is read once, with the best checkpoint.

@@ -63,13 +63,21 @@ def test_phrases_and_captions_say_what_they_imply(processor):
 
 
 def test_drawn_phrases_are_few_and_random(processor):
-    rows = [CaptionPairs(make_rows())[0]]
-    collator = CUECollator(processor, ALL, 1)
-    torch.manual_seed(0)
-    drawn = {int(collator(rows)["rows"]["phrase"]["requires"][0, 0]) for _ in range(30)}
-    assert len(drawn) > 1
-    assert "composed" not in collator(rows)["rows"]
-    assert "phrase" not in CUECollator(processor, ALL, 0)(rows)["rows"]
+    pairs, collator = CaptionPairs(make_rows()), CUECollator(processor, ALL, 1)
+
+    def drawn(epoch):
+        pairs.set_epoch(epoch)
+        return int(collator([pairs[0]])["rows"]["phrase"]["requires"][0, 0])
+
+    state = torch.get_rng_state()
+    epochs = [drawn(epoch) for epoch in range(30)]
+    assert len(set(epochs)) > 1
+    # Neither what was drawn before nor the process decides, and the model's own random state stays as it was.
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(1)
+    assert [drawn(epoch) for epoch in range(30)] == epochs
+    assert "composed" not in collator([pairs[0]])["rows"]
+    assert "phrase" not in CUECollator(processor, ALL, 0)([pairs[0]])["rows"]
 
 
 def test_scenes_bring_their_own_truth_and_parts(processor):

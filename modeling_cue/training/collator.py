@@ -15,6 +15,7 @@ from ..media_image import load_image
 from ..media_pixels import Prepared, mirror, random_crop
 from ..media_video import load_video
 from .compounds import PICTURE, Part, Said, draw_compounds, own_sound
+from .draws import drawn_for
 from .features import FeatureStore, Place
 from .phrases import hash_id, normalise, split_phrases, words
 from .rows import BadRows
@@ -125,6 +126,10 @@ class CUECollator:
         Raises:
             EveryRowBroken: there are none. BadRowError: one is broken and `bad_rows` says to stop.
         """
+        with drawn_for(rows):
+            return self._batch(rows)
+
+    def _batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, *COMPOUNDS)}
         texts: list[str] = []
         phrases: list[str] = []

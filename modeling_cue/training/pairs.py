@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from .draws import DRAW, Draws
 from .streams import RowStream
 
 
@@ -24,7 +25,8 @@ def caption_pairs(
 
     Args:
         captions_per_image: 1: every (image, caption) pair; "all": every image once, with all its captions.
-        seed, shuffle_buffer_size: for streams; rows that can be indexed are shuffled by the data loader.
+        seed: of what is drawn of an item, and of a stream's order.
+        shuffle_buffer_size: for streams; rows that can be indexed are shuffled by the data loader.
         images: of rows that can be indexed, read in place of their own.
 
     Raises:
@@ -35,22 +37,27 @@ def caption_pairs(
     every = str(captions_per_image) == "all"
     if isinstance(rows, RowStream):
         return CaptionStream(rows, every, seed, shuffle_buffer_size)
-    return CaptionPairs(rows, every, images)
+    return CaptionPairs(rows, every, images, seed)
 
 
 class CaptionPairs(torch.utils.data.Dataset):
     """Rows with `caption_index`, the numbers of the captions that count this time, and `index`, the number of the row.
 
     An image is never parted from its captions: an item is its whole row, with the image of that number in `images`
-    where these are given.
+    where these are given. Its `draw` decides, with those of its batch, what is drawn of it in this epoch.
     """
 
-    def __init__(self, rows: Dataset, every_caption: bool = False, images: Any = None):
+    def __init__(self, rows: Dataset, every_caption: bool = False, images: Any = None, seed: int = 0):
         # What comes from elsewhere need not be read.
         self.rows = rows if images is None else rows.remove_columns(["image"])
         self.every_caption, self.images = every_caption, images
         counts = [len(captions) for captions in rows["caption"]]
         self._ends = np.cumsum(np.ones_like(counts) if every_caption else counts)
+        self._draws = Draws(seed)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Other draws for another epoch."""
+        self._draws.epoch = epoch
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -69,7 +76,7 @@ class CaptionPairs(torch.utils.data.Dataset):
             row["image"] = self.images[index]
         count = len(row["caption"])
         chosen = list(range(count)) if self.every_caption else [item - int(self._ends[index]) + count]
-        return {"index": index, **row, "caption_index": chosen}
+        return {"index": index, **row, "caption_index": chosen, DRAW: self._draws.of(item)}
 
 
 class GroupedByLength(LengthGroupedSampler):
@@ -89,7 +96,7 @@ class GroupedByLength(LengthGroupedSampler):
 
 
 class CaptionStream(torch.utils.data.IterableDataset):
-    """The same over a stream, without `index`; drawn from a buffer of whole items.
+    """The same over a stream, without `index`; taken from a buffer of whole items.
 
     Every process reads the whole stream in the same order and Accelerate gives each its share of every batch, so that
     all take the same number of steps (shards of a stream may differ in length, and a loss that gathers would wait for
@@ -101,16 +108,16 @@ class CaptionStream(torch.utils.data.IterableDataset):
 
     def __init__(self, rows: RowStream, every_caption: bool = False, seed: int = 0, shuffle_buffer_size: int = 1000):
         self.rows = rows.shuffled(seed) if shuffle_buffer_size > 1 else rows
-        self.every_caption, self.seed, self.shuffle_buffer_size = every_caption, seed, shuffle_buffer_size
-        self.epoch = 0
+        self.every_caption, self.shuffle_buffer_size = every_caption, shuffle_buffer_size
+        self._draws = Draws(seed)
 
     def set_epoch(self, epoch: int) -> None:
-        """Another order for another epoch, the same in every process."""
-        self.epoch = epoch
+        """Another order and other draws for another epoch, the same in every process."""
+        self._draws.epoch = epoch
         self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        draw = random.Random(f"{self.seed}:{self.epoch}")
+        draw = random.Random(f"{self._draws.seed}:{self._draws.epoch}")
         buffer: list[dict[str, Any]] = []
         for item in self._items():
             buffer.append(item)
@@ -125,4 +132,4 @@ class CaptionStream(torch.utils.data.IterableDataset):
         for row in self.rows:
             numbers = list(range(len(row["caption"])))
             for chosen in [numbers] if self.every_caption else [[number] for number in numbers]:
-                yield {**row, "caption_index": chosen}
+                yield {**row, "caption_index": chosen, DRAW: self._draws.of((row["id"], chosen))}

@@ -3,12 +3,11 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers.trainer_utils import get_last_checkpoint
 
 from configuration_cue import CUEConfig
 
@@ -27,6 +26,7 @@ from .model_card_facts import Run
 from .pairs import CaptionPairs, caption_pairs
 from .report import format_table
 from .rows import BadRows
+from .run_record import describe_rows
 from .scenes import make_scenes
 from .trainer import CUETrainer
 
@@ -37,12 +37,13 @@ MEDIA = ("image", "audio", "video")
 
 @dataclass
 class Data:
-    """The rows of each split; test is None where it is left out."""
+    """The rows of each split, test is None where it is left out, and what `describe_rows` said of them as loaded."""
 
     train: Any
     validation: Any
     test: Any
     bad_rows: BadRows
+    described: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
@@ -93,7 +94,8 @@ def load_data(data: DataArguments, model: ModelArguments) -> Data:
                 cache_dir=data.data_cache_dir,
                 bad_rows=bad_rows,
             )
-    return Data(**rows, bad_rows=bad_rows)
+    described = {split: describe_rows(found) for split, found in rows.items() if found is not None}
+    return Data(**rows, bad_rows=bad_rows, described=described)
 
 
 def _media(model: ModelArguments) -> tuple[str, ...]:
@@ -197,15 +199,8 @@ def _image_caches(
 
 
 def train(trainer: CUETrainer) -> None:
-    """Trains, from the newest checkpoint where `resume_from_checkpoint` says so."""
-    resume: Any = trainer.args.resume_from_checkpoint
-    if isinstance(resume, str) and resume.lower() in ("true", "last"):
-        resume = get_last_checkpoint(str(trainer.args.output_dir))
-        if resume is None:
-            raise ValueError(
-                f"resume_from_checkpoint: there is no checkpoint in {trainer.args.output_dir} to go on from"
-            )
-    result = trainer.train(resume_from_checkpoint=resume)
+    """Trains, from a checkpoint where `resume_from_checkpoint` says so."""
+    result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
 

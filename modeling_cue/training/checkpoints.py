@@ -1,0 +1,188 @@
+"""Checkpoints that are whole or not there, and runs that go on from them to the bit.
+
+A checkpoint is written in a folder aside and renamed when it is whole, after it has reached the disk: a run that is
+killed or meets a full disk leaves the older checkpoints as they are, and nothing that looks like one and is none.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.data_loader import get_sampler
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+
+from .arguments import CUETrainingArguments
+from .run_record import RunRecord
+
+logger = logging.getLogger(__name__)
+# No checkpoint is looked for under these names, and pushing passes over what begins with an underscore.
+ASIDE, REPLACED = "_unfinished", "_replaced"
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer that saves whole checkpoints and models or none, with the record of its run in each.
+
+    Resumed on a CPU, with the same data and arguments, it ends with the very weights of a run that was never cut off.
+    """
+
+    args: CUETrainingArguments
+    record = RunRecord()
+    _aside = False  # whether a checkpoint is being written
+
+    # ------------------------------------------------------------------ going on
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in `Trainer`; "last", like True, is the newest checkpoint.
+
+        Raises:
+            ValueError: there is none.
+        """
+        folder = str(self.args.output_dir)
+        if self.is_local_process_zero():
+            sweep(folder)
+        self.accelerator.wait_for_everyone()
+        if str(resume_from_checkpoint).lower() in ("true", "last"):
+            resume_from_checkpoint = get_last_checkpoint(folder)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {folder} to go on from")
+        if resume_from_checkpoint and self.is_world_process_zero():
+            changes = self.record.changes(str(resume_from_checkpoint), self.args)
+            if changes:
+                logger.warning(
+                    "this run differs from the one that wrote %s, and will not end as that one would have: %s",
+                    resume_from_checkpoint, "; ".join(changes),
+                )  # fmt: skip
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As in `Trainer`; what seeds worker processes is not drawn from the random state of the model."""
+        loader: Any = super().get_train_dataloader()
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Accelerate does not reach the sampler of a loader that it shards and skips batches of, nor, where it reaches
+        # the sampler of one that it shards, the data.
+        hearers: list[Any] = [get_sampler(kwargs["train_dataloader"]), self.train_dataset]
+        for told in hearers:
+            if hasattr(told, "set_epoch"):
+                told.set_epoch(kwargs["epoch"])
+        super()._run_epoch(*args, **kwargs)
+
+    # ------------------------------------------------------------------ saving
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, ASIDE) if self._aside else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        aside, whole = folder / ASIDE / name, folder / name
+        with removed_if_it_fails(aside):
+            self._aside = True
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._aside = False
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(whole)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self.state.save_to_json(str(aside / TRAINER_STATE_NAME))
+                self.record.save(aside, self.args)
+                put_in_place(aside, whole)
+            self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(whole))
+        if self.args.should_save:
+            rotate_checkpoints(
+                str(folder), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._aside:  # uploading goes on while training does: the folder must have its last name
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self._aside or not self.args.should_save:
+            super()._save(str(folder), state_dict)
+            return
+        aside = folder / ASIDE / "model"
+        with removed_if_it_fails(aside):
+            super()._save(str(aside), state_dict)
+            self.record.save(aside, self.args)
+            put_files_in_place(aside, folder)
+
+
+# ---------------------------------------------------------------------- folders
+
+
+@contextmanager
+def removed_if_it_fails(folder: Path) -> Iterator[None]:
+    """What could not be written to the end gives its room back."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def put_in_place(written: Path, whole: Path) -> None:
+    """Renames a folder that is written to the end. One of that name is renamed first and deleted last."""
+    _reach_the_disk(written)
+    replaced = whole.parent / REPLACED
+    if whole.exists():
+        replaced.mkdir(exist_ok=True)
+        os.replace(whole, replaced / whole.name)
+    os.replace(written, whole)
+    shutil.rmtree(replaced, ignore_errors=True)
+    _remove_empty(written.parent)
+
+
+def put_files_in_place(written: Path, folder: Path) -> None:
+    """Moves the files of a saved model into a folder, and deletes weights there that are not this model's."""
+    _reach_the_disk(written)
+    files = [path for path in written.rglob("*") if path.is_file()]
+    for path in files:
+        target = folder / path.relative_to(written)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    # Weights in one file are read before those in several, of whichever model they are.
+    for stale in {path.name for path in folder.glob("model*.safetensors*")} - {path.name for path in files}:
+        (folder / stale).unlink()
+    shutil.rmtree(written)
+    _remove_empty(written.parent)
+
+
+def sweep(folder: str | Path) -> None:
+    """Deletes what a killed run left half-written in its output folder, and puts back what it had just put away."""
+    folder = Path(folder)
+    for replaced in (folder / REPLACED).glob("*"):
+        if not (folder / replaced.name).exists():
+            os.replace(replaced, folder / replaced.name)
+    for name in (ASIDE, REPLACED):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _reach_the_disk(folder: Path) -> None:
+    # Else a machine that loses power may know the new name and not the content.
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+
+
+def _remove_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()
