@@ -19,7 +19,7 @@ from .cones import Cone
 from .configuration_cue import CUEConfig
 from .encoders import MODALITIES
 from .heads import AttentionPooler, ProjectionHead, Scales
-from .tower_sources import WAYS, check_sources, leave_out_towers, light_state_dict, tower_owners
+from .tower_sources import WAYS, check_sources, leave_out_towers, light_state_dict, public_sources, tower_owners
 
 if TYPE_CHECKING:
     # `transformers` copies what is imported by name, run or not: so this file travels, and nobody imports
@@ -206,7 +206,8 @@ class CUEPreTrainedModel(PreTrainedModel):
             left_out = leave_out_towers(config, state_dict, trainable)
         config.towers_by_reference = left_out
         try:
-            super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, *args, **kwargs)
+            with public_sources(config, push_to_hub):
+                super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, *args, **kwargs)
         finally:
             config.towers_by_reference = []
         if is_main_process:
@@ -225,7 +226,8 @@ class CUEPreTrainedModel(PreTrainedModel):
         save: Any = partial(self.save_pretrained, towers=towers)
         self.save_pretrained = save  # type: ignore[method-assign]
         try:
-            return super().push_to_hub(*args, **kwargs)
+            with public_sources(self.config):
+                return super().push_to_hub(*args, **kwargs)
         finally:
             del self.save_pretrained
 

@@ -5,8 +5,8 @@ folder), `dtype` that the tower was loaded in, and the `fingerprint` of the weig
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,18 @@ def check_sources(config: Any, public: bool = False) -> None:
                 "which nobody else has; push the tower to the Hub and build the model from its name there, or use "
                 "towers='whole'"
             )
+
+
+@contextmanager
+def public_sources(config: Any, public: bool = True) -> Iterator[None]:
+    """Within, the configuration names no folders of this machine: what others get to read."""
+    sources = config.tower_sources
+    if public:
+        config.tower_sources = {m: source for m, source in sources.items() if source["revision"] is not None}
+    try:
+        yield
+    finally:
+        config.tower_sources = sources
 
 
 def leave_out_towers(config: Any, state_dict: dict[str, Tensor], trainable: Iterable[str] = ()) -> list[str]:

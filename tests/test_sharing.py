@@ -138,6 +138,8 @@ def test_pushed_and_pulled(pair, tmp_path, hub_tools, monkeypatch):
             "import sys; from modeling_cue import CUEModel, CUEProcessor\n"
             "CUEModel.from_pretrained(sys.argv[1]).push_to_hub('org/cue')\n"
             "CUEProcessor.from_pretrained(sys.argv[1]).push_to_hub('org/cue')\n"
+            "from huggingface_hub import hf_hub_download\n"
+            "print(open(hf_hub_download('org/cue', 'config.json')).read())\n"
         )
         env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         here = str(Path(__file__).resolve().parents[1])
@@ -146,6 +148,9 @@ def test_pushed_and_pulled(pair, tmp_path, hub_tools, monkeypatch):
             env=env | environment | {"PYTHONPATH": here}, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
+        # The folders that its towers came from are nobody's business.
+        assert model.config.tower_sources
+        assert json.loads(done.stdout[done.stdout.index("{") :])["tower_sources"] == {}
         for found in stranger("org/cue", folder, tmp_path, HF_HUB_OFFLINE="0", **environment):
             assert_same(found, expected)
 

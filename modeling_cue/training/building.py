@@ -46,6 +46,9 @@ def build_model(
     if training.save_towers == "reference":
         check_sources(cue.config, public=training.push_to_hub)  # better now than when hours of training are saved
         cue.save_towers = training.save_towers
+    elif training.push_to_hub:  # what is saved will be read by others, who need no name of a folder here
+        sources = cue.config.tower_sources
+        cue.config.tower_sources = {m: source for m, source in sources.items() if source["revision"] is not None}
     if not training.composition_weight:
         cue.composition.requires_grad_(False)  # its loss counts for nothing, and nothing is composed in training
     if training.torch_compile and training.should_log:
