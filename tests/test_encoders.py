@@ -232,8 +232,12 @@ def test_save_and_reload_gives_the_same_cones(family, pooler, encoders, tmp_path
     assert type(again) is CUEModel
     with torch.no_grad():
         before, after = model(**inputs).cones[modality], again(**inputs).cones[modality]
-    assert torch.equal(before.axis, after.axis)
-    assert torch.equal(before.radius, after.radius)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+    # Convolutions of CLAP's fusion round by where their input lies in memory.
+    exact = {"rtol": 0, "atol": 1e-6 if family == "clap_fused" else 0}
+    torch.testing.assert_close(before.axis, after.axis, **exact)
+    torch.testing.assert_close(before.radius, after.radius, **exact)
 
 
 def test_only_the_half_that_is_needed_is_built(encoders):
