@@ -38,6 +38,20 @@ def _padded(extractor: Any, clips: Sequence[np.ndarray], padding: str, **limit: 
     return values, extracted["attention_mask"][..., : values.shape[-1]]
 
 
+def _whisper(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extracted:
+    if padding != "longest":
+        return _padded(extractor, clips, padding)
+    # The end of what is extracted is mirrored. A window of silence after the longest clip, as after the others and as
+    # in 30 s, gives each clip the same frames alone and in a batch; the tower runs over the real ones.
+    longest = max(clip.size for clip in clips) + extractor.n_fft
+    frames = -(-longest // extractor.hop_length)
+    most = min(frames * extractor.hop_length, extractor.n_samples)
+    values, mask = _padded(extractor, clips, "max_length", max_length=most)
+    assert mask is not None
+    real = int(mask.sum(-1).max())
+    return values[..., :real], mask[..., :real]
+
+
 def _waveform(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extracted:
     return _padded(extractor, clips, padding, max_length=LONGEST * extractor.sampling_rate)
 
@@ -60,8 +74,9 @@ def _clap(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extracte
     return torch.cat([value["input_features"] for value in values]).float(), None
 
 
-# By the extractor's class; others pad as Whisper's does.
+# By the extractor's class; others pad to the longest clip of the batch.
 EXTRACTORS: dict[str, Callable[..., Extracted]] = {
+    "WhisperFeatureExtractor": _whisper,
     "Wav2Vec2FeatureExtractor": _waveform,
     "ASTFeatureExtractor": _spectrogram,
     "ClapFeatureExtractor": _clap,

@@ -127,11 +127,7 @@ def items_of(modality: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pooler", ["habit", "attention"])
-def test_an_item_gets_one_cone_whatever_is_beside_it(family, pooler, encoders, tmp_path, request):
-    if family == "whisper":
-        # Mended when clips are extracted one by one, which changes the numbers of batches.
-        reason = "its extractor mirrors the end of the longest clip of a batch, where shorter ones end in silence"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_an_item_gets_one_cone_whatever_is_beside_it(family, pooler, encoders, tmp_path):
     modality = TOWERS[family].modality
     poolers = {} if pooler == "habit" else {modality: pooler}
     model = CUEModel.from_encoders(**{modality: str(encoders[family])}, poolers=poolers, **FIELDS).eval()
