@@ -61,7 +61,7 @@ def forked(work, log):
     if not child:
         status = 1
         try:
-            signal.alarm(180)
+            signal.alarm(900)
             with open(log, "a") as file:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)

@@ -144,7 +144,7 @@ class CUETrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = _flag(True, "Go back to the best checkpoint at the end.")
     metric_for_best_model: str | None = _flag("rsum", "What the best checkpoint is best in.")
     remove_unused_columns: bool = _flag(False, "Rows keep their columns: the collator chooses.")
-    report_to: None | str | list[str] = _flag("none", "Loggers, such as tensorboard.")
+    report_to: list[str] = _flag(["none"], "Loggers, such as: --report_to tensorboard trackio; or none.")
     logging_steps: float = _flag(10, "Steps between two log lines.")
     dataloader_num_workers: int | None = _flag(  # type: ignore[assignment]
         None,
