@@ -192,9 +192,12 @@ def test_training_sees_random_parts_of_images_and_evaluation_the_whole(folder, e
     trainer = steps(folder, tmp_path / "out", *flags)
     seen = {True: trainer.data_collator, False: trainer.eval_collator}
     for random, collator in seen.items():
-        first, second = (collator([trainer.train_dataset[0]])["model"]["pixel_values"] for _ in range(2))
-        assert first.shape == second.shape
-        assert torch.equal(first, second) != random
+        pixels = []
+        for epoch in (0, 1):
+            trainer.train_dataset.set_epoch(epoch)
+            pixels.append(collator([trainer.train_dataset[0]])["model"]["pixel_values"])
+        assert pixels[0].shape == pixels[1].shape
+        assert torch.equal(*pixels) != random
     # What is cached is the whole image.
     cached = [*flags, "--freeze", "image", "--feature_cache", tmp_path / "features"]
     with pytest.raises(ValueError, match="random_crop_scale=0.3: the features of the frozen image tower are cached"):
