@@ -5,6 +5,7 @@ killed or meets a full disk leaves the older checkpoints as they are, and nothin
 """
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,9 +17,9 @@ import torch
 from accelerate.data_loader import get_sampler
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length, rotate_checkpoints
 
 from .arguments import CUETrainingArguments
 from .run_record import RunRecord
@@ -62,6 +63,17 @@ class ResumableTrainer(Trainer):
                     resume_from_checkpoint, "; ".join(changes),
                 )  # fmt: skip
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
+    ) -> tuple[int, int]:
+        place = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
+        if resume is None or self.args.ignore_data_skip or has_length(self.train_dataset):
+            return place
+        # The Trainer takes all the steps of a stream for one epoch, and would look for its place in the first.
+        saved = TrainerState.load_from_json(os.path.join(resume, TRAINER_STATE_NAME))
+        part, whole = math.modf(saved.epoch or 0.0)
+        return int(whole), round(part * saved.max_steps * self.args.gradient_accumulation_steps)
 
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`; what seeds worker processes is not drawn from the random state of the model."""
