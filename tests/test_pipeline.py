@@ -186,13 +186,18 @@ def test_a_cache_that_cannot_be_written_stops_only_who_asked_for_it(
     assert "the frozen towers run each time" in caplog.messages[-1]
 
 
+def seen_in(epoch, pairs, collator):
+    pairs.set_epoch(epoch)
+    return collator([pairs[0]])["model"]["pixel_values"]
+
+
 def test_training_sees_random_parts_of_images_and_evaluation_the_whole(folder, encoders, tmp_path):
     flags = ["--text_encoder", str(encoders["bert"]), "--image_encoder", str(encoders["clip"])]
     flags += ["--projection_dim", "8", "--random_crop_scale", "0.3"]
     trainer = steps(folder, tmp_path / "out", *flags)
     seen = {True: trainer.data_collator, False: trainer.eval_collator}
     for random, collator in seen.items():
-        first, second = (collator([trainer.train_dataset[0]])["model"]["pixel_values"] for _ in range(2))
+        first, second = (seen_in(epoch, trainer.train_dataset, collator) for epoch in range(2))
         assert first.shape == second.shape
         assert torch.equal(first, second) != random
     # What is cached is the whole image.

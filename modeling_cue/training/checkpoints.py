@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.data_loader import get_sampler
+from accelerate.data_loader import BatchSamplerShard
 from torch import nn
 from torch.utils.data import DataLoader
+from torch.utils.data.sampler import BatchSampler
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length, rotate_checkpoints
@@ -82,9 +83,9 @@ class ResumableTrainer(Trainer):
         return loader
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Accelerate does not reach the sampler of a loader that it shards and skips batches of, nor, where it reaches
-        # the sampler of one that it shards, the data.
-        hearers: list[Any] = [get_sampler(kwargs["train_dataloader"]), self.train_dataset]
+        # Accelerate does not reach every sampler of a loader that it shards and skips batches of, nor, where it
+        # reaches the sampler of one that it shards, the data.
+        hearers: list[Any] = [sampler_of(kwargs["train_dataloader"]), self.train_dataset]
         for told in hearers:
             if hasattr(told, "set_epoch"):
                 told.set_epoch(kwargs["epoch"])
@@ -135,6 +136,14 @@ class ResumableTrainer(Trainer):
             super()._save(str(aside), state_dict)
             self.record.save(aside, self.args)
             put_files_in_place(aside, folder)
+
+
+def sampler_of(loader: DataLoader) -> Any:
+    """What gives a loader its items in order, in this process's share of it too; None where there is no such thing."""
+    batches: Any = loader.batch_sampler
+    if isinstance(batches, BatchSamplerShard):
+        batches = batches.batch_sampler
+    return batches.sampler if isinstance(batches, BatchSampler) else None
 
 
 # ---------------------------------------------------------------------- folders
