@@ -186,18 +186,20 @@ def test_a_cache_that_cannot_be_written_stops_only_who_asked_for_it(
     assert "the frozen towers run each time" in caplog.messages[-1]
 
 
+def seen_in(epoch, pairs, collator):
+    pairs.set_epoch(epoch)
+    return collator([pairs[0]])["model"]["pixel_values"]
+
+
 def test_training_sees_random_parts_of_images_and_evaluation_the_whole(folder, encoders, tmp_path):
     flags = ["--text_encoder", str(encoders["bert"]), "--image_encoder", str(encoders["clip"])]
     flags += ["--projection_dim", "8", "--random_crop_scale", "0.3"]
     trainer = steps(folder, tmp_path / "out", *flags)
     seen = {True: trainer.data_collator, False: trainer.eval_collator}
     for random, collator in seen.items():
-        pixels = []
-        for epoch in (0, 1):
-            trainer.train_dataset.set_epoch(epoch)
-            pixels.append(collator([trainer.train_dataset[0]])["model"]["pixel_values"])
-        assert pixels[0].shape == pixels[1].shape
-        assert torch.equal(*pixels) != random
+        first, second = (seen_in(epoch, trainer.train_dataset, collator) for epoch in range(2))
+        assert first.shape == second.shape
+        assert torch.equal(first, second) != random
     # What is cached is the whole image.
     cached = [*flags, "--freeze", "image", "--feature_cache", tmp_path / "features"]
     with pytest.raises(ValueError, match="random_crop_scale=0.3: the features of the frozen image tower are cached"):

@@ -6,19 +6,22 @@ import logging
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from samples import make_rows
 from test_trainer import make_trainer
+from torch.utils.data import DataLoader, RandomSampler
 
 from modeling_cue import CUEModel
 from modeling_cue.training import checkpoints
 from modeling_cue.training.arguments import CUETrainingArguments, DataArguments, ModelArguments
-from modeling_cue.training.checkpoints import ASIDE, REPLACED, put_files_in_place, put_in_place, sweep
+from modeling_cue.training.checkpoints import ASIDE, REPLACED, put_files_in_place, put_in_place, sampler_of, sweep
 from modeling_cue.training.fingerprint import rows_fingerprint
-from modeling_cue.training.pairs import CaptionPairs
+from modeling_cue.training.pairs import CaptionPairs, GroupedByLength
 from modeling_cue.training.run_record import FILE, RunRecord, describe_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*radii have gone to one value")
@@ -101,7 +104,7 @@ def test_checkpoints_rotate_and_the_best_is_known_by_its_last_name(model, proces
     assert best.is_dir()
     kept = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
     assert len(kept) <= 2
-    assert {best.name, "checkpoint-4"} == set(kept)
+    assert {best.name, "checkpoint-4"} <= set(kept)
     for path in tmp_path.glob("checkpoint-*/trainer_state.json"):
         assert ASIDE not in path.read_text()
     # Once more into the same folder: each takes the place of one of its name.
@@ -156,7 +159,7 @@ def test_the_record_of_a_run(tmp_path):
     assert found["training"]["output_dir"] == "~/runs"
     assert found["data"]["dataset_name"] == "here"
     assert found["rows"]["train"]["count"] == 6
-    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["torch"] == version("torch")
     assert record.changes(tmp_path, training) == []
     assert record.changes(tmp_path / "elsewhere", training) == []
 
@@ -209,3 +212,23 @@ def test_draws_depend_on_the_epoch_and_the_item_only():
     again.set_epoch(1)
     assert again[3]["draw"] != first[3]
     assert CaptionPairs(make_rows(), seed=2)[3]["draw"] != first[3]
+
+
+@pytest.mark.parametrize("make", [lambda rows: RandomSampler(rows), lambda rows: GroupedByLength(2, rows, seed=0)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_loader_that_skips_batches_hears_of_the_epoch(make, processes):
+    rows = list(range(24))
+
+    def loader():
+        torch.manual_seed(0)
+        plain = DataLoader(rows, batch_size=2, sampler=make(rows))
+        prepared = prepare_data_loader(plain, None, processes, 0, put_on_device=False, use_seedable_sampler=True)
+        sampler_of(prepared).set_epoch(1)
+        return prepared
+
+    def order(batches, epoch=1):
+        batches.set_epoch(epoch)
+        return [batch.tolist() for batch in batches]
+
+    assert order(skip_first_batches(loader(), 2)) == order(loader())[2:]
+    assert order(loader()) != order(loader(), epoch=2)

@@ -5,6 +5,7 @@ killed or meets a full disk leaves the older checkpoints as they are, and nothin
 """
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.data_loader import get_sampler
+from accelerate.data_loader import BatchSamplerShard
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from torch.utils.data.sampler import BatchSampler
+from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length, rotate_checkpoints
 
 from .arguments import CUETrainingArguments
 from .run_record import RunRecord
@@ -63,6 +65,17 @@ class ResumableTrainer(Trainer):
                 )  # fmt: skip
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def _init_training_state(
+        self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any
+    ) -> tuple[int, int]:
+        place = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resume, trial)
+        if resume is None or self.args.ignore_data_skip or has_length(self.train_dataset):
+            return place
+        # The Trainer takes all the steps of a stream for one epoch, and would look for its place in the first.
+        saved = TrainerState.load_from_json(os.path.join(resume, TRAINER_STATE_NAME))
+        part, whole = math.modf(saved.epoch or 0.0)
+        return int(whole), round(part * saved.max_steps * self.args.gradient_accumulation_steps)
+
     def get_train_dataloader(self) -> DataLoader:
         """As in `Trainer`; what seeds worker processes is not drawn from the random state of the model."""
         loader: Any = super().get_train_dataloader()
@@ -70,9 +83,9 @@ class ResumableTrainer(Trainer):
         return loader
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Accelerate does not reach the sampler of a loader that it shards and skips batches of, nor, where it reaches
-        # the sampler of one that it shards, the data.
-        hearers: list[Any] = [get_sampler(kwargs["train_dataloader"]), self.train_dataset]
+        # Accelerate does not reach every sampler of a loader that it shards and skips batches of, nor, where it
+        # reaches the sampler of one that it shards, the data.
+        hearers: list[Any] = [sampler_of(kwargs["train_dataloader"]), self.train_dataset]
         for told in hearers:
             if hasattr(told, "set_epoch"):
                 told.set_epoch(kwargs["epoch"])
@@ -123,6 +136,14 @@ class ResumableTrainer(Trainer):
             super()._save(str(aside), state_dict)
             self.record.save(aside, self.args)
             put_files_in_place(aside, folder)
+
+
+def sampler_of(loader: DataLoader) -> Any:
+    """What gives a loader its items in order, in this process's share of it too; None where there is no such thing."""
+    batches: Any = loader.batch_sampler
+    if isinstance(batches, BatchSamplerShard):
+        batches = batches.batch_sampler
+    return batches.sampler if isinstance(batches, BatchSampler) else None
 
 
 # ---------------------------------------------------------------------- folders
