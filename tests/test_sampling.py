@@ -19,7 +19,8 @@ def pairs():
 def batches(model, processor, folder, pairs, strategy):
     trainer = make_trainer(model, processor, folder, per_device_train_batch_size=8, train_sampling_strategy=strategy)
     trainer.train_dataset, trainer.data_collator.phrases_per_caption = pairs, 0
-    return [batch["model"]["attention_mask"] for batch in trainer.get_train_dataloader()]
+    found = [batch["model"] for batch in trainer.get_train_dataloader()]
+    return [inputs["attention_mask"][inputs["text_index"]] for inputs in found]
 
 
 def test_padding_falls(model, processor, tmp_path, pairs):
