@@ -156,7 +156,8 @@ def test_memory_is_that_of_a_chunk(names, processor, monkeypatch):
         assert len(per_chunk) == count  # two turns of two samples each
         assert max(per_chunk[: count // 2]) == 0  # the first pass keeps nothing
         peaks[count] = max(per_chunk)
-    assert peaks[12] < 1.2 * peaks[2]
+    # Six times the samples; chunks differ in how many of their texts are different ones.
+    assert peaks[12] < 1.5 * peaks[2]
 
 
 def test_running_statistics_move_once(processor, encoders, names):

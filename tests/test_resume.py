@@ -41,7 +41,7 @@ def test_a_killed_run_goes_on_to_the_bit():
     kill(["plain", "workers"], 1)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif("CUE_KILLS" not in os.environ, reason="takes many minutes: set CUE_KILLS=1 to run it")
 @pytest.mark.parametrize("variant", ["plain", "workers", "cached", "chunks", "accumulated", "streamed", "lora"])
 def test_a_run_killed_at_20_random_moments_goes_on_to_the_bit(variant):
     kill([variant], 20)
@@ -159,7 +159,11 @@ def test_the_record_of_a_run(tmp_path):
     assert found["training"]["output_dir"] == "~/runs"
     assert found["data"]["dataset_name"] == "here"
     assert found["rows"]["train"]["count"] == 6
+<<<<<<< HEAD
     assert found["packages"]["torch"] == version("torch")
+=======
+    assert torch.__version__.startswith(found["packages"]["torch"])
+>>>>>>> resume
     assert record.changes(tmp_path, training) == []
     assert record.changes(tmp_path / "elsewhere", training) == []
 

@@ -66,17 +66,19 @@ class ShardWriter:
         try:
             with self._explained():
                 writer = pa.ipc.new_file(file, self.schema.with_metadata({KEY: key}))
+            rows = 0
             for batch in chain([first], batches):
                 self._weigh(batch)
                 with self._explained():
                     writer.write_batch(batch)
-                self.left -= batch.num_rows
+                rows += batch.num_rows
             with self._explained():
                 writer.close()
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
                 os.replace(aside, path)
+            self.left -= rows  # not before: what waits in a buffer may still find the disk full
         finally:
             with suppress(OSError):  # what is in the buffer may not fit either
                 file.close()
