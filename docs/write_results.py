@@ -114,8 +114,8 @@ def flickr8k(runs: Runs) -> str:
         FLICKR8K,
         "Flickr8k (Hodosh et al., JAIR 2013): 4,164 training images, 1,000 test images with five captions each. "
         "Frozen all-MiniLM-L6-v2 and EfficientNet-lite0; heads are trained. Settings were compared on the 500 images "
-        "of validation; their size and the number of epochs were set by the time at hand, and one setting that was "
-        "not kept was read on test too. Mean ± standard deviation over the seeds.",
+        "of validation; their size and the number of epochs were set by the time at hand, and settings that "
+        "were not kept were read on test too, two of them. Mean ± standard deviation over the seeds.",
         retrieval(runs, ("t2i", "i2t")),
         "Containment among all pairs of the test split whose truth is known, in percent. Hard negatives are the ten "
         "wrong ones of each query that share most of its words (tf-idf). Calibration error: mean distance between the "
