@@ -87,12 +87,17 @@ def check_sources(config: Any, public: bool = False) -> None:
             )
 
 
+def on_the_hub(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the sources that others can reach."""
+    return {modality: source for modality, source in sources.items() if source["revision"] is not None}
+
+
 @contextmanager
 def public_sources(config: Any, public: bool = True) -> Iterator[None]:
     """Within, the configuration names no folders of this machine: what others get to read."""
     sources = config.tower_sources
     if public:
-        config.tower_sources = {m: source for m, source in sources.items() if source["revision"] is not None}
+        config.tower_sources = on_the_hub(sources)
     try:
         yield
     finally:

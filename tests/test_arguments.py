@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from modeling_cue.training import arguments
 from modeling_cue.training.parsing import is_demo, parse_arguments
@@ -37,8 +38,11 @@ def test_the_seeds_defaults():
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_configuration_of_the_repo_parses(path, monkeypatch):
-    parse_arguments([str(path), "--bf16", "false"])
+def test_every_configuration_of_the_repo_parses(path):
+    model, data, training = parse_arguments([str(path), "--bf16", "false"])
+    written = yaml.safe_load(path.read_text())
+    for name in {"projection_dim", "dataset_name", "output_dir"} & set(written):
+        assert written[name] in (getattr(owner, name, None) for owner in (model, data, training))
 
 
 @pytest.mark.parametrize(

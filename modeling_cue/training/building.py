@@ -11,7 +11,7 @@ from configuration_cue import CUEConfig
 
 from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
-from ..tower_sources import check_sources
+from ..tower_sources import check_sources, on_the_hub
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
 from .demo import build_demo
 from .lora import BASE_FOLDER, add_lora, is_adapter, load_lora
@@ -47,8 +47,7 @@ def build_model(
         check_sources(cue.config, public=training.push_to_hub)  # better now than when hours of training are saved
         cue.save_towers = training.save_towers
     elif training.push_to_hub:  # what is saved will be read by others, who need no name of a folder here
-        sources = cue.config.tower_sources
-        cue.config.tower_sources = {m: source for m, source in sources.items() if source["revision"] is not None}
+        cue.config.tower_sources = on_the_hub(cue.config.tower_sources)
     if not training.composition_weight:
         cue.composition.requires_grad_(False)  # its loss counts for nothing, and nothing is composed in training
     if training.torch_compile and training.should_log:

@@ -1,7 +1,7 @@
 """From rows to a batch: decodes media, draws phrases, and notes what is true of what."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..media_files import MediaError
 from ..media_image import load_image
 from ..media_pixels import Prepared, mirror, random_crop
 from ..media_video import load_video
+from .columns import Columns, padded
 from .compounds import PICTURE, Part, Said, draw_compounds, own_sound
 from .draws import drawn_for
 from .features import FeatureStore, Place
@@ -130,7 +131,7 @@ class CUECollator:
             return self._batch(rows)
 
     def _batch(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        kinds: dict[str, _Kind] = {kind: _Kind() for kind in ("text", "phrase", *MEDIA, *COMPOUNDS)}
+        kinds: dict[str, Columns] = {kind: Columns() for kind in ("text", "phrase", *MEDIA, *COMPOUNDS)}
         texts: list[str] = []
         phrases: list[str] = []
         media: dict[str, list] = {modality: [] for modality in MEDIA}
@@ -190,7 +191,7 @@ class CUECollator:
             for modality in MEDIA:
                 start[f"own {modality}"], start[modality] = before, before + len(media[modality])
                 before = start[modality] + len(shown[modality])
-            inputs["parts"] = _pad([[start[kind] + p for kind, p in line] for line in lines], -1)
+            inputs["parts"] = padded([[start[kind] + p for kind, p in line] for line in lines], -1)
         return {"model": inputs, "rows": {name: kind.tensors() for name, kind in kinds.items() if kind.ids}}
 
     def _add_caption(
@@ -199,7 +200,7 @@ class CUECollator:
         k: int,
         sample: int,
         place: int,
-        kinds: dict[str, "_Kind"],
+        kinds: dict[str, Columns],
         texts: list[str],
         phrases: list[str],
     ) -> Said:
@@ -293,27 +294,3 @@ class CUECollator:
                 if mask is not None and MODALITIES[modality].mask_name is not None:
                     inputs[f"{modality}_features_mask"] = mask
         return inputs
-
-
-class _Kind:
-    """Grows the columns of one kind."""
-
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.keys: list[int] = []
-        self.sets: dict[str, list[list[int]]] = {"requires": [], "implies": [], "words": []}
-
-    def add(self, sample: int, key: int, **sets: Iterable[int]) -> None:
-        self.ids.append(sample)
-        self.keys.append(key)
-        for name, column in self.sets.items():
-            column.append(sorted(sets.get(name, ())))
-
-    def tensors(self) -> dict[str, Tensor]:
-        columns = {name: _pad(column, 0) for name, column in self.sets.items()}
-        return {"ids": torch.tensor(self.ids), "key": torch.tensor(self.keys), **columns}
-
-
-def _pad(lines: list[list[int]], value: int) -> Tensor:
-    width = max((len(line) for line in lines), default=0)
-    return torch.tensor([line + [value] * (width - len(line)) for line in lines], dtype=torch.long)
