@@ -26,7 +26,8 @@ from .cones import (
     pairwise_overlaps,
 )
 from .index import CUEIndex
-from .modeling_cue import CUEModel, CUEOutput, CUEPreTrainedModel
+from .modeling_base import CUEOutput, CUEPreTrainedModel
+from .modeling_cue import CUEModel
 from .processing_cue import CUEProcessor
 from .zero_shot import ZeroShotClassifier
 

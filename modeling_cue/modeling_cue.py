@@ -1,26 +1,25 @@
 """CUEModel: towers, heads and the compositional layer as one Hugging Face model."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from .composition import CompositionLayer
 from .cones import Cone
 from .configuration_cue import CUEConfig
 from .contrastive import info_nce
-from .encoders import MODALITIES, build_tower, feature_size, run_tower, tower_pooler, whole_clips
-from .encoders_run import TEXT_CHUNKS, average_views, pool
+from .encoders import MODALITIES, build_tower, feature_size, tower_pooler, whole_clips
 from .heads import AttentionPooler, ProjectionHead, Scales
-from .modeling_base import CUEOutput, CUEPreTrainedModel
+from .modeling_base import CUEOutput
+from .modeling_towers import CUETowers
 from .tower_sources import load_known_tower
 
 
-class CUEModel(CUEPreTrainedModel):
+class CUEModel(CUETowers):
     """The Universal Compositional Embedder: any of text, image, audio and video in, spherical cones out.
 
     `CUEModel(config)` builds fresh weights from the configuration alone; `from_encoders` starts from pretrained
@@ -29,8 +28,6 @@ class CUEModel(CUEPreTrainedModel):
     `text_chunks` is the number of runs, by length, that a large batch of texts is cut into at most: 1 is slower with
     the same result, and does not depend on the batch.
     """
-
-    text_chunks = TEXT_CHUNKS
 
     def __init__(self, config: CUEConfig, towers: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
@@ -139,41 +136,6 @@ class CUEModel(CUEPreTrainedModel):
         return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 
     # ------------------------------------------------------------------ embedding
-
-    def tower_features(
-        self, modality: str, values: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the tower hands to the trainable part of `modality`: all that a cache of a frozen tower must hold.
-
-        Returns:
-            (N, H) where the pooler has no weights; else tokens (N, T, H) and their mask (N, T) bool or None.
-        """
-        features, seen = self.view_features(modality, values, mask)
-        if modality == "image" and self.config.average_mirror and not self.training:
-            return average_views(features, self.view_features(modality, values.flip(-1), mask)[0], seen)
-        return features, seen
-
-    def view_features(self, modality: str, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """`tower_features` of the input as it is, without its mirror image."""
-        self._require(modality)
-        tower, pooler = getattr(self, self.tower_name(modality)), self._poolers[modality]
-        frames = 0
-        if modality == "video":
-            if values.ndim != 5 or values.shape[1] != self.config.num_frames:
-                raise ValueError(
-                    f"video input must have the shape (N, {self.config.num_frames}, 3, H, W); got "
-                    f"{tuple(values.shape)}: sample the clip with CUEProcessor"
-                )
-            if not whole_clips(tower.config):
-                frames, values = values.shape[1], values.flatten(0, 1)
-        output = run_tower(
-            tower, modality, values, mask, crop_audio=self.config.crop_audio, text_chunks=self.text_chunks
-        )
-        if pooler == "attention":
-            tokens = output.tokens.unflatten(0, (-1, frames)).flatten(1, 2) if frames else output.tokens
-            return tokens, output.mask
-        pooled = pool(output, pooler)
-        return (pooled.unflatten(0, (-1, frames)) if frames else pooled), None
 
     def embed_features(self, modality: str, features: Tensor, mask: Tensor | None = None) -> Cone:
         """Cones (N,) from what `tower_features` returned."""
@@ -309,69 +271,6 @@ class CUEModel(CUEPreTrainedModel):
         losses = [info_nce(a.axis, b.axis, logit_scale) for a, b in combinations(cones.values(), 2)]
         return torch.stack(losses).mean()
 
-    # ------------------------------------------------------------------ training modes
-
-    def freeze(self, modalities: Iterable[str]) -> None:
-        """Freezes the towers of these modalities: no gradient, and eval mode (no dropout) from now on."""
-        for modality in [modalities] if isinstance(modalities, str) else modalities:
-            self._require(modality)
-            getattr(self, self.tower_name(modality)).requires_grad_(False)
-        self.train(self.training)
-
-    @property
-    def towers(self) -> dict[str, PreTrainedModel]:
-        """The towers by the modality they belong to; a tower that two modalities share stands once."""
-        return {m: getattr(self, f"{m}_tower") for m in self.config.modalities if self.tower_name(m) == f"{m}_tower"}
-
-    @property
-    def frozen_modalities(self) -> tuple[str, ...]:
-        """The modalities whose towers have no trainable weight."""
-        towers = {m: getattr(self, self.tower_name(m)) for m in self.config.modalities}
-        return tuple(m for m, t in towers.items() if not any(p.requires_grad for p in t.parameters()))
-
-    def train(self, mode: bool = True) -> "CUEModel":
-        super().train(mode)
-        if mode:
-            for modality in self.frozen_modalities:
-                getattr(self, self.tower_name(modality)).eval()
-        return self
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings of the text tower.
-
-        Raises:
-            ValueError: this model has no text modality.
-        """
-        self._require("text")
-        return self.text_tower.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the token embeddings of the text tower."""
-        self._require("text")
-        self.text_tower.set_input_embeddings(value)
-
-    def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Callable = checkpoint, every_n_layers: int = 1
-    ) -> None:
-        # Each tower knows its own way: a timm tower has no layer that the outer model could find.
-        for tower in self.towers.values():
-            if tower.supports_gradient_checkpointing:
-                tower._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers=every_n_layers)
-
-    def tower_name(self, modality: str) -> str:
-        """The attribute that holds the tower of a modality."""
-        shared = modality == "video" and self.config.video_uses_image_tower
-        return "image_tower" if shared else f"{modality}_tower"
-
-    def pooler_name(self, modality: str) -> str:
-        """The pooler of a modality: pooler_output, cls, mean or attention."""
-        self._require(modality)
-        return self._poolers[modality]
-
     def floating_point_ops(self, *args: Any, **kwargs: Any) -> int:
         """0: the Trainer's estimate counts tokens of one text tower, which says nothing here."""
         return 0
-
-    def _require(self, modality: str) -> None:
-        if modality not in self._poolers:
-            raise ValueError(f"this CUE has no {modality} modality; it has {', '.join(self._poolers)}")

@@ -26,7 +26,7 @@ FLOORS = {
     "encoders_run": 2, "encoders_audio": 2, "encoders": 2, "heads": 2, "composition": 2, "processing_cue": 2,
     "sentence_transformers_cue": 2,
     "tower_sources": 2,
-    "modeling_base": 3, "modeling_cue": 3,
+    "modeling_base": 3, "modeling_towers": 3, "modeling_cue": 3,
     "index_vectors": 2, "index_items": 2, "index_files": 3, "index_search": 3, "index": 4,
     "zero_shot": 4,
 }  # fmt: skip
