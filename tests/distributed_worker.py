@@ -34,7 +34,10 @@ def make_model() -> CUEModel:
 
 
 def make_batch(samples: list[int]) -> dict:
-    """Two captions and two phrases of each sample; sample 3 has no image, and 4 has a phrase that is true of 5 too."""
+    """Two captions, two phrases, and two compounds of each sample: of its phrases, and of its image with a phrase.
+
+    Sample 3 has no image, and 4 has a phrase that is true of 5 too.
+    """
     draw = [torch.Generator().manual_seed(100 + s) for s in samples]
     ids = torch.cat([torch.randint(3, 40, (4, 5), generator=g) for g in draw])
     order = [4 * i + k for k in range(4) for i in range(len(samples))]
@@ -61,11 +64,13 @@ def make_batch(samples: list[int]) -> dict:
         ),
         "image": kind(sample[seen], None, facts[seen]),
         "composed": kind(sample, facts),
+        "pictured": kind(sample[seen], fact[seen, None]),
     }
     parts = torch.stack([torch.arange(n) + 2 * n, torch.arange(n) + 3 * n], 1)
+    parts = torch.cat([parts, torch.stack([torch.arange(len(seen)) + 4 * n, torch.tensor(seen).long() + 2 * n], 1)])
     batch = {"model": {"input_ids": ids[order], "pixel_values": pixels, "parts": parts}, "rows": rows}
     if not seen:
-        del batch["model"]["pixel_values"], rows["image"]
+        del batch["model"]["pixel_values"], rows["image"], rows["pictured"]
     return batch
 
 

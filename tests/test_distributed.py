@@ -55,7 +55,7 @@ def test_every_term_is_covered(results):
 
 def test_two_processes_evaluate_what_one_does_though_one_lacks_a_kind(results):
     one, *both = (result["evaluation"] for result in results)
-    assert list(one) == ["text", "phrase", "image", "composed", "parts_mean"]
+    assert list(one) == ["text", "phrase", "image", "composed", "pictured", "parts_mean"]
     for found in both:
         assert list(found) == list(one)
         for kind, columns in one.items():

@@ -60,8 +60,8 @@ def embed_dataset(
         kinds = embedded_kinds(output, batch)
         keys = {kind: batch["rows"][kind]["key"] for kind in kinds}
         if "composed" in kinds:
-            mean = parts_mean(output, {"model": inputs})
             c = kinds["composed"]
+            mean = parts_mean(output, {"model": inputs})[: len(c.ids)]  # those with a picture of their own come after
             kinds["parts_mean"] = Embedded(mean, c.ids, c.requires, c.implies, c.words)
             keys["parts_mean"] = keys["composed"]
         for kind, e in kinds.items():
