@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 MODALITIES = ("text", "image", "audio", "video")
 POOLERS = ("pooler_output", "cls", "mean", "attention")
+FORMAT = 1  # of a checkpoint: raised where an older CUE would load one and give other cones
 
 
 class CUEConfig(PreTrainedConfig):
@@ -55,9 +56,11 @@ class CUEConfig(PreTrainedConfig):
             Where towers came from, by modality: `name`, `revision`, `dtype` and `fingerprint`; see `tower_sources.py`.
         towers_by_reference (`list[str]`, defaults to none):
             Of a light checkpoint, the modalities whose towers it names in place of holding their weights.
+        checkpoint_format (`int`): Version of what the fields and weights mean, written on saving.
 
     Raises:
-        ValueError: a field is out of its range; the message names the field, its value and the valid values.
+        ValueError: a field is out of its range; the message names the field, its value and the valid values. Or the
+            checkpoint comes from a newer CUE.
     """
 
     model_type = "cue"
@@ -96,8 +99,14 @@ class CUEConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     tower_sources: Any = None
     towers_by_reference: Any = ()
+    checkpoint_format: int = FORMAT
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.checkpoint_format > FORMAT:
+            raise ValueError(
+                f"this checkpoint is in format {self.checkpoint_format}, of a newer CUE; this one reads formats up to "
+                f"{FORMAT}: pip install -U cue-embedder, or load it with trust_remote_code=True, by the code beside it"
+            )
         self.poolers = copy(self.poolers or {})
         self.radius_init = {m: 1.0 if m == "text" else 0.1 for m in MODALITIES} | (self.radius_init or {})
         self.signed_sqrt = list(self.signed_sqrt)

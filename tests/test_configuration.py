@@ -82,3 +82,17 @@ def test_the_configuration_needs_no_torch():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "('text',)"
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_by_name(tmp_path):
+    CUEConfig(text_config={"model_type": "bert"}).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    written = json.loads(path.read_text())
+    assert written["checkpoint_format"] == 1
+    path.write_text(json.dumps(written | {"checkpoint_format": 2}))
+    with pytest.raises(ValueError, match="format 2, of a newer CUE.*up to 1: pip install -U cue-embedder"):
+        AutoConfig.from_pretrained(tmp_path)
+    # One of before formats were counted.
+    del written["checkpoint_format"]
+    path.write_text(json.dumps(written))
+    assert AutoConfig.from_pretrained(tmp_path).checkpoint_format == 1

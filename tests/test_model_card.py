@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
@@ -221,6 +222,16 @@ def test_the_code_runs_on_the_model(model, processor, tmp_path, monkeypatch):
     assert found["inside"].shape == (2, 1)
     assert {one["label"] for one in found["answer"]} >= {"dog", "cat"}
     assert found["video"].radius.shape == (1,)
+    needs = "needs sentence-transformers 6.2: pip install cue-embedder[sentence]"
+    sentence_transformers = pytest.importorskip("sentence_transformers", "6.2", reason=needs)
+    line = re.search(r'`(SentenceTransformer\("me/my-cue".*\))`', text)[1]
+    axes = eval(line, vars(sentence_transformers))
+    torch.testing.assert_close(torch.from_numpy(axes), found["text"].axis[:1])
+
+
+def test_sentence_transformers_is_a_tag_of_what_it_loads():
+    assert "sentence-transformers" in metadata("cue", Run()).tags
+    assert "sentence-transformers" not in metadata("cue", Run(), adapter=True).tags
 
 
 @pytest.mark.parametrize("pair", [("image", "audio"), ("text",)])

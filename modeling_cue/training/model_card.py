@@ -62,6 +62,7 @@ class TrainerWithCard(ResumableTrainer):
         evaluated = [log for log in self.state.log_history if any(key.startswith("eval_") for key in log)]
         run = self.run or Run(evaluated[-1] if evaluated else {})
         name = self.hub_model_id or model_name or Path(folder).absolute().name
+        adapter, licensed = is_adapter(folder), license is not None
         data = metadata(
             name.split("/")[-1],
             run,
@@ -70,8 +71,8 @@ class TrainerWithCard(ResumableTrainer):
             tags=_names(tags),
             base_models=_names(finetuned_from),
             datasets=_names(dataset_tags),
+            adapter=adapter,
         )
-        adapter, licensed = is_adapter(folder), license is not None
         body = card_text(name, model, self.args, run, steps=self.state.global_step, adapter=adapter, licensed=licensed)
         on_hub = (
             hub_card(self.hub_model_id, self.args.hub_revision, self.args.hub_token) if self.hub_model_id else None

@@ -106,8 +106,12 @@ def metadata(
     tags: Sequence[str] = (),
     base_models: Sequence[str] = (),
     datasets: Sequence[str] = (),
+    adapter: bool = False,
 ) -> ModelCardData:
-    """What the Hub reads: `language`, English by default, `license`, none by default, and more of the others."""
+    """What the Hub reads: `language`, English by default, `license`, none by default, and more of the others.
+
+    `adapter`: the folder holds a base and a LoRA adapter, which sentence-transformers does not load.
+    """
     results = eval_results(run)
     bases = list(dict.fromkeys(base for base in (*run.base_models, *base_models) if is_hub_id(base)))
     data = list(dict.fromkeys(name for name in (run.dataset_id, *datasets) if name))
@@ -116,7 +120,12 @@ def metadata(
         license=license,
         library_name="transformers",
         pipeline_tag="feature-extraction",
-        tags=[*TAGS, *(["lora"] if run.model is not None and run.model.lora_rank else []), *tags],
+        tags=[
+            *TAGS,
+            *([] if adapter else ["sentence-transformers"]),
+            *(["lora"] if run.model is not None and run.model.lora_rank else []),
+            *tags,
+        ],
         datasets=data or None,
         base_model=bases or None,
         # The Hub takes a model of several bases for a merge of them.

@@ -100,6 +100,9 @@ from modeling_cue.training.lora import load_lora
 model = load_lora({name}).eval()
 processor = CUEProcessor.from_pretrained({name})
 """
+SENTENCE = """
+
+With sentence-transformers, `SentenceTransformer({name}, trust_remote_code=True).encode(["a dog"])` returns axes."""
 MORE = """
 
 With the package `cue-embedder`, containment and zero-shot classification:
@@ -253,6 +256,8 @@ def _use(name: str, modalities: tuple[str, ...], adapter: bool) -> str:
     text = "\n".join(["```python", *lines, "```"])
     if "text" in modalities and others:
         text += MORE.format(other=others[0], example=EXAMPLES[others[0]].partition("=")[2])
+    if not adapter:
+        text += SENTENCE.format(name=json.dumps(name))
     return text
 
 
