@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoProcessor
 
@@ -32,6 +33,7 @@ from modeling_cue.training.evaluation import embed_dataset
 from modeling_cue.training.metrics_calibration import BINS, calibration_metrics, reliability
 from modeling_cue.training.metrics_cones import distinct_phrases, level_counts, true_of
 from modeling_cue.training.pairs import CaptionPairs
+from modeling_cue.training.phrases import hash_id, words
 from modeling_cue.training.relations import LEVELS, Embedded
 
 ORANGE, GREEN, BLUE, RED, PURPLE = "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
@@ -41,6 +43,8 @@ QUERIES = (
     "a dog running through shallow water", "a man climbing a rock face", "children playing football",
     "a person riding a bicycle down a hill", "two dogs fighting over a ball", "a woman in a red coat on the street",
 )  # fmt: skip
+MOST_SHOWN = 400  # marks of one kind in a map
+CONCEPTS = ("a dog", "a black dog", "a child", "a bicycle", "water", "a red shirt")
 
 
 def radii(embedded: dict[str, Embedded]) -> Figure:
@@ -115,6 +119,58 @@ def towers(runs: list[dict[str, Any]]) -> Figure:
     return figure
 
 
+def concepts(model: Any, processor: Any, embedded: dict[str, Embedded]) -> Figure:
+    """The sphere as seen from the axis of a phrase, for a handful of phrases, with what their cones contain.
+
+    Azimuthal equidistant maps: the angle between the phrase's axis and an item's is true to scale, as the distance
+    from the centre. Of all the other directions of the space only one angle can be shown, that in the plane in which
+    the items that are truly meant spread most.
+    """
+    with torch.no_grad():
+        cones = model.get_text_cones(**processor(text=list(CONCEPTS)))
+    figure, panels = plt.subplots(2, 3, figsize=(11, 8.4), layout="constrained", subplot_kw={"projection": "polar"})
+    kinds = [(kind, marker) for kind, marker in (("text", "o"), ("image", "^")) if kind in embedded]
+    for concept, cone, panel in zip(CONCEPTS, cones, panels.flat, strict=True):
+        said = torch.tensor([hash_id(word) for word in words(concept)])
+        true = {kind: (embedded[kind].words[:, :, None] == said).any(1).all(1) for kind, _ in kinds}
+        plane = _spread(cone.axis, torch.cat([embedded[kind].cone.axis[true[kind]] for kind, _ in kinds]))
+        told = []
+        for kind, marker in kinds:
+            items, truth = embedded[kind].cone, true[kind]
+            angle = pairwise_angle(cone.axis[None], items.axis)[0]
+            inside = cone.radius - items.radius >= angle
+            shares = [f"{int((inside & side).sum())} of {int(side.sum())}" for side in (truth, ~truth)]
+            told.append(f"{NAMES[kind]}: {shares[0]} that say so, {shares[1]} others")
+            azimuth = torch.atan2(*(items.axis @ plane).T.flip(0))
+            for shown, colour, size in ((~truth, "0.75", 5), (truth, COLOURS[kind], 14)):
+                for held, fill in ((False, "none"), (True, colour)):
+                    chosen = (shown & (inside == held)).nonzero()[:MOST_SHOWN, 0]
+                    panel.scatter(
+                        azimuth[chosen], angle[chosen], size, marker=marker, edgecolors=colour, facecolors=fill,
+                        linewidths=0.6,
+                    )  # fmt: skip
+        circle = np.linspace(0, 2 * np.pi, 200)
+        panel.plot(circle, np.full(200, float(cone.radius)), color=RED, linewidth=1.5)
+        panel.set(ylim=(0, np.pi), xticklabels=[], yticks=[np.pi / 4, np.pi / 2, 3 * np.pi / 4, np.pi])
+        panel.set_yticklabels(["45°", "90°", "135°", ""], fontsize=7)
+        panel.set_title("\n".join([f'"{concept}" contains', *told]), fontsize=9)
+    marks = [
+        panels[0, 0].scatter([], [], 14, COLOURS[kind], marker, label=NAMES[kind] + " that say so")
+        for kind, marker in kinds
+    ]
+    marks.append(panels[0, 0].scatter([], [], 14, "0.75", label="others"))
+    marks.append(panels[0, 0].scatter([], [], 14, edgecolors="0.4", facecolors="none", label="hollow: not contained"))
+    marks += panels[0, 0].plot([], [], color=RED, label="radius of the phrase")
+    figure.legend(handles=marks, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
+    return figure
+
+
+def _spread(axis: Tensor, items: Tensor) -> Tensor:
+    """(D, 2) two directions at right angles to an axis, in which the items spread most."""
+    tangent = items - (items @ axis)[:, None] * axis
+    return torch.linalg.svd(tangent, full_matrices=False).Vh[:2].T
+
+
 def contact_sheet(model: Any, processor: Any, images: Embedded, names: list[str]) -> Figure:
     """The file names of the best five images of each query, with cosine and whether the query contains the image."""
     with torch.no_grad():
@@ -165,6 +221,7 @@ def main() -> None:
         "results_calibration": calibration(embedded, scale, bias),
         "results_composition": composed(runs),
         "results_towers": towers(json.loads(arguments.towers.read_text())),
+        "results_concepts": concepts(model, processor, embedded),
         "results_retrieval": contact_sheet(model, processor, embedded["image"], list(rows["id"])),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,8 @@ from sklearn.metrics import roc_auc_score
 
 from modeling_cue.cones import pairwise_angle, pairwise_containment_margin
 from modeling_cue.training import metrics_cones
-from modeling_cue.training.metrics_cones import containment_metrics
-from modeling_cue.training.metrics_hard import WordSimilarity, hardest_negatives
+from modeling_cue.training.metrics_cones import containment_metrics, level_counts
+from modeling_cue.training.metrics_hard import VectorSimilarity, WordSimilarity, hardest_negatives
 from modeling_cue.training.phrases import hash_id, words
 from modeling_cue.training.relations import LEVELS
 
@@ -78,3 +78,23 @@ def test_without_words_there_are_no_hard_negatives(embedded):
     found = containment_metrics(embedded)
     assert "containment_auroc_c2i" in found
     assert not any("hard" in key for key in found)
+
+
+def test_vectors_of_another_encoder_choose_the_hard_negatives(embedded):
+    text, image = embedded["text"], embedded["image"]
+    generator = torch.Generator().manual_seed(1)
+    queries, told = unit(8, 6, generator), unit(20, 6, generator)
+    of = torch.tensor([*range(8), *range(8), 0, 0, 1, 2])
+    cosine = queries @ told.T
+    nearest = torch.stack([cosine[:, of == item].amax(1) for item in range(8)], 1)
+    similarity = VectorSimilarity(queries, told, of)
+    torch.testing.assert_close(similarity.rows(2, 7), nearest[2:7])
+    torch.testing.assert_close(VectorSimilarity(queries, told[:8]).rows(0, 8), cosine[:, :8])
+
+    level = next(level for level in LEVELS if level.name == "c2i")
+    hard = hardest_negatives(nearest, level.relation(text, image))
+    kept = hard >= 0
+    expected = roc_auc_score(hard[kept], pairwise_containment_margin(text.cone, image.cone)[kept])
+    found = level_counts(text, image, level, similarity)
+    assert found.hard_margins.auroc() == pytest.approx(expected, abs=1e-6)
+    assert expected != pytest.approx(level_counts(text, image, level).hard_margins.auroc(), abs=1e-3)

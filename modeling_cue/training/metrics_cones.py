@@ -11,7 +11,7 @@ from torch import Tensor
 from ..cones import pairwise_angle, pairwise_contains
 from .metrics_calibration import calibration_metrics
 from .metrics_counts import PER_RADIAN, Counts
-from .metrics_hard import WordSimilarity, hardest_negatives
+from .metrics_hard import VectorSimilarity, WordSimilarity, hardest_negatives
 from .relations import LEVELS, Embedded, Level, relation
 
 # Pairs that are held at a time.
@@ -43,19 +43,22 @@ class LevelCounts:
         return LevelCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
-def level_counts(outer: Embedded, inner: Embedded, level: Level) -> LevelCounts:
-    """Counts over all pairs of a level."""
+def level_counts(
+    outer: Embedded, inner: Embedded, level: Level, similarity: WordSimilarity | VectorSimilarity | None = None
+) -> LevelCounts:
+    """Counts over all pairs of a level; hard negatives by `similarity`, or by words where both sides have them."""
     total = LevelCounts(*[Counts.nothing(outer.ids.device)] * 4)
     if not (len(outer) and len(inner)):
         return total
-    words = WordSimilarity(outer, inner) if outer.words.any() and inner.words.any() else None
+    if similarity is None and outer.words.any() and inner.words.any():
+        similarity = WordSimilarity(outer, inner)
     for start, part in _chunks(outer, len(inner)):
         labels = level.relation(part, inner)
         cosine = -pairwise_angle(part.cone.axis, inner.cone.axis)
         margin = part.cone.radius[:, None] - inner.cone.radius[None] + cosine
         hard = torch.full_like(labels, -1)
-        if words is not None:
-            hard = hardest_negatives(words.rows(start, start + len(part)), labels)
+        if similarity is not None:
+            hard = hardest_negatives(similarity.rows(start, start + len(part)), labels)
         # Few pairs are hard ones: what is left out needs no counting.
         kept = hard >= 0
         total += LevelCounts(

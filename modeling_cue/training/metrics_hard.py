@@ -1,9 +1,9 @@
 """Hard negatives: the wrong items that are most like a query by an encoder that has nothing to do with the model.
 
-That encoder is tf-idf over the content words of captions (an image's words are those of all its captions): it knows
-no tower, loads nothing, and is the same for every model. What it takes for alike and is yet wrong shares most of its
-words with the query, "a dog runs on grass" with "a dog lies on grass". Among them are pairs that are true though
-nobody said so; they lower the figures of every method alike.
+By default that encoder is tf-idf over the content words of captions (an image's words are those of all its captions):
+it knows no tower, loads nothing, and is the same for every model. What it takes for alike and is yet wrong shares
+most of its words with the query, "a dog runs on grass" with "a dog lies on grass". Among them are pairs that are true
+though nobody said so; they lower the figures of every method alike. Vectors of any other encoder can take its place.
 """
 
 import numpy as np
@@ -36,6 +36,26 @@ class WordSimilarity:
         return torch.from_numpy((self._outer[start:stop] @ self._inner).toarray().astype(np.float32))
 
 
+class VectorSimilarity:
+    """Cosine between unit vectors of `outer` (N, D) and of what is told of `inner` (T, D), by any encoder.
+
+    Args:
+        told_of: (T,) int64, the place among the inner items that each vector tells of: an item of several vectors, an
+            image of five captions, counts as the nearest of them; one of none as -1. None: one vector for each item.
+    """
+
+    def __init__(self, outer: Tensor, inner: Tensor, told_of: Tensor | None = None):
+        self._outer, self._inner, self._told_of = outer, inner, told_of
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """(stop - start, M) in [-1, 1]."""
+        cosine = self._outer[start:stop] @ self._inner.T
+        if self._told_of is None:
+            return cosine
+        nearest = cosine.new_full((len(cosine), int(self._told_of.max()) + 1), -1.0)
+        return nearest.scatter_reduce_(1, self._told_of.expand_as(cosine), cosine, "amax")
+
+
 def _unit_rows(place: Tensor, present: Tensor, weight: Tensor) -> csr_array:
     values = torch.where(present, weight[place], 0)
     values = torch.nn.functional.normalize(values, dim=1)
@@ -49,7 +69,7 @@ def _unit_rows(place: Tensor, present: Tensor, weight: Tensor) -> csr_array:
 def hardest_negatives(similarity: Tensor, labels: Tensor, count: int = HARDEST) -> Tensor:
     """Labels (N, M) in which of the negatives (0) only each row's `count` most similar stay; the others become -1.
 
-    Items that share no word with the query are no hard negatives.
+    Items without any likeness (of 0 or less: they share no word with the query) are no hard negatives.
     """
     wrong = similarity.to(labels.device).masked_fill(labels != 0, 0)
     best = wrong.topk(min(count, wrong.shape[1]), dim=1)
