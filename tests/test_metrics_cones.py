@@ -18,7 +18,7 @@ from modeling_cue.training.metrics_cones import (
     true_of,
 )
 from modeling_cue.training.metrics_counts import PER_RADIAN, Counts
-from modeling_cue.training.relations import LEVELS, Embedded, relation
+from modeling_cue.training.relations import LEVELS, UNKNOWN, Embedded, relation
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_without_true_and_false_pairs_there_is_no_figure():
 
 def test_transitivity_equals_brute_force_over_triples(generator, monkeypatch):
     embedded = world(generator)
-    for kind, radius in (("phrase", 3.0), ("text", 2.2), ("image", 0.2)):
+    for kind, radius in (("phrase", 2.4), ("text", 1.5), ("image", 0.2)):
         embedded[kind].cone.radius.fill_(radius).sub_(torch.rand(len(embedded[kind]), generator=generator) / 5)
     phrases, text, image = distinct_phrases(embedded["phrase"]), embedded["text"], embedded["image"]
     p2c, c2i = LEVELS[0].relation(phrases, text) == 1, relation(text, image) == 1
@@ -127,7 +127,9 @@ def test_transitivity_equals_brute_force_over_triples(generator, monkeypatch):
     expected = {
         "transitivity_chains": len(chains) / len(triples),
         "transitivity_violations": sum(not in_pi[p, i] for p, i in chains) / len(chains),
+        "transitivity_false_pairs": float(in_pi[relation(phrases, image, UNKNOWN) == 0].double().mean()),
     }
+    assert 0 < expected["transitivity_false_pairs"] < 1
     assert transitivity_metrics(embedded) == pytest.approx(expected)
     assert expected["transitivity_violations"] == 0
     monkeypatch.setattr(metrics_cones, "CHUNK_PAIRS", 50)

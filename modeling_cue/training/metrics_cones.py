@@ -12,7 +12,7 @@ from ..cones import pairwise_angle, pairwise_contains
 from .metrics_calibration import calibration_metrics
 from .metrics_counts import PER_RADIAN, Counts
 from .metrics_hard import VectorSimilarity, WordSimilarity, hardest_negatives
-from .relations import LEVELS, Embedded, Level, relation
+from .relations import LEVELS, UNKNOWN, Embedded, Level, relation
 
 # Pairs that are held at a time.
 CHUNK_PAIRS = 2**22
@@ -196,7 +196,9 @@ def transitivity_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
     Returns:
         `transitivity_chains`: the share of these triples in which phrase contains caption and caption contains image;
         `transitivity_violations`: the share of those in which the phrase then does not contain the image. Cones nest
-        as sets, so it can only come from rounding; 0 where there is no chain.
+        as sets, so it can only come from rounding; 0 where there is no chain;
+        `transitivity_false_pairs`: the share of false pairs of phrase and image (relation 0) that are nested all the
+        same: where it is high, cones nest at both steps because phrases are too wide to tell images apart.
         {} without such triples. Audio or video stand in where there are no images.
     """
     inner = next((embedded[level.inner] for level in LEVELS[1:] if level.inner in embedded), None)
@@ -208,13 +210,18 @@ def transitivity_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
         row, column = (relation(part, inner) == 1).nonzero(as_tuple=True)
         pairs.append((row + start, column, pairwise_contains(part.cone, inner.cone)[row, column]))
     caption, item, inside = (torch.cat(column) for column in zip(*pairs, strict=True))
-    triples = chains = violations = 0
+    triples = chains = violations = wrong = held = 0
     for _, part in _chunks(phrases, len(text) + len(inner) + len(caption)):
         true = LEVELS[0].relation(part, text) == 1
         premise = (true & pairwise_contains(part.cone, text.cone))[:, caption] & inside
         triples += int(true[:, caption].sum())
         chains += int(premise.sum())
-        violations += int((premise & ~pairwise_contains(part.cone, inner.cone)[:, item]).sum())
+        nested = pairwise_contains(part.cone, inner.cone)
+        violations += int((premise & ~nested[:, item]).sum())
+        false = relation(part, inner, UNKNOWN) == 0
+        wrong += int(false.sum())
+        held += int((false & nested).sum())
     if not triples:
         return {}
-    return {"transitivity_chains": chains / triples, "transitivity_violations": violations / max(chains, 1)}
+    found = {"transitivity_chains": chains / triples, "transitivity_violations": violations / max(chains, 1)}
+    return found | ({"transitivity_false_pairs": held / wrong} if wrong else {})
