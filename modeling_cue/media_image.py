@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from .media_files import FILES, MediaError, open_source, to_array
 
@@ -48,6 +48,8 @@ def _read_image(source: Any, name: str, draft_edge: int = 0) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MediaError(f"{name} is too large to be decoded safely: shrink it ({error})") from error
+    except UnidentifiedImageError as error:  # what Pillow says of it is where an object lies in memory
+        raise MediaError(f"{name} is no image that can be read, or is cut off: replace it") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise MediaError(f"{name} is no image that can be read, or is cut off: replace it ({error})") from error
 
