@@ -40,6 +40,8 @@ def main(argv: Sequence[str]) -> None:
         import gradio
     except ImportError:
         sys.exit('the page needs gradio: pip install -e ".[demo]"')
+    if not options.model and options.data != "scenes":
+        print("the demo's model knows its scenes only: name a model of yours for other data", flush=True)
     try:
         search = open_search(options.model or demo_model(), options.data, options.split, options.max_rows)
     except (ValueError, OSError) as error:

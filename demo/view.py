@@ -33,6 +33,8 @@ CSS = """
 .cue-card.inside { border-color: var(--color-accent); }
 .cue-card img, .cue-card video { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: #8882; }
 .cue-card audio { width: 100%; height: 44px; padding: 6px 6px 0; box-sizing: border-box; }
+.cue-card audio::-webkit-media-controls-mute-button, .cue-card audio::-webkit-media-controls-volume-slider {
+  display: none; }
 .cue-card .body { padding: 8px 10px 10px; display: flex; flex-direction: column; gap: 5px; flex: 1; }
 .cue-card .caption { font-size: 14px; line-height: 1.35; overflow-wrap: anywhere; }
 .cue-card .title { font-size: 12px; line-height: 1.35; opacity: .65; overflow-wrap: anywhere; }
@@ -91,7 +93,7 @@ def parts_table(parts: Sequence[Part], compound: Cone, query: Cone, min_radius: 
     note = ""
     if compound.empty is not None and bool(compound.empty):
         note = "Some of these parts lie apart: nothing is inside all of them. The search goes by the compound's axis."
-    elif len(parts) > 1 and float(compound.radius) <= min_radius * 1.001:
+    elif len(parts) > 1 and float(query.radius) <= min_radius * 1.001:
         note = (
             "No cone round the compound's axis lies inside every part: its radius is the least. Widen it to see more."
         )

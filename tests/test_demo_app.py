@@ -173,11 +173,11 @@ def test_wider_and_narrower_end_at_a_point_and_at_the_whole_sphere():
 @pytest.mark.parametrize("turn", [-120, -20, 0, 20, 60])
 def test_what_is_found_is_what_the_algebra_says(search, parts, turn):
     query = widened(search.compound(parts), turn)
-    _, scale, bias = search.model.scales()
+    scale, bias = (number.detach().cpu() for number in search.model.scales()[1:])
     for kind, cones in search.cones.items():
         items = Cone(torch.from_numpy(cones.axis), torch.from_numpy(cones.radius))
         inside = contains(query, items)
-        chance = torch.sigmoid(scale.cpu() * (containment_margin(query, items) + bias.cpu()))
+        chance = torch.sigmoid(scale * (containment_margin(query, items) + bias))
         order = angle(query.axis, items.axis).argsort(stable=True).tolist()
         found = search.find(query, kind, 2, only_inside=False)
         assert [item.position for item in found.items] == order[:2]
@@ -205,8 +205,8 @@ def test_items_are_called_by_their_captions_and_ids(search):
 
 def test_media_are_shown_as_browsers_can(search, tmp_path):
     shelf = Shelf(tmp_path)
-    picture = shelf.file("image-0", "image", search.medium("image", 0))
-    assert max(Image.open(picture).size) == EDGE // 40 * 40  # 40 x 36 grown by a whole factor
+    with Image.open(shelf.file("image-0", "image", search.medium("image", 0))) as picture:
+        assert max(picture.size) == EDGE // 40 * 40  # 40 x 36 grown by a whole factor
     sound = search.medium("audio", 0)
     assert shelf.file("audio-0", "audio", sound) == Path(sound["path"])
     as_bytes = {"bytes": Path(sound["path"]).read_bytes(), "path": None}
@@ -223,7 +223,8 @@ def test_media_are_shown_as_browsers_can(search, tmp_path):
 def test_a_large_picture_is_shrunk(tmp_path):
     Image.new("RGB", (900, 600), "red").save(tmp_path / "red.png")
     value = {"bytes": None, "path": str(tmp_path / "red.png")}
-    assert Image.open(Shelf(tmp_path).file("red", "image", value)).size == (320, 213)
+    with Image.open(Shelf(tmp_path).file("red", "image", value)) as shown:
+        assert shown.size == (320, 213)
     assert len(thumbnail("image", value)) < 3000
 
 
