@@ -170,7 +170,9 @@ def build(search: Search, shelf: Shelf) -> "gr.Blocks":
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600), fill_width=True) as page:
         parts = gr.State([])
-        gr.Markdown(INTRODUCTION.format(title=TITLE, name=search.name, counts=counts))
+        # Of a folder its name alone: where it lies is nothing for visitors.
+        name = Path(search.name).name if Path(search.name).exists() else search.name
+        gr.Markdown(INTRODUCTION.format(title=TITLE, name=name, counts=counts))
         with gr.Row():
             with gr.Column(scale=3, min_width=380):
                 text = gr.Textbox(

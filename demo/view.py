@@ -38,7 +38,7 @@ CSS = """
 .cue-card .body { padding: 8px 10px 10px; display: flex; flex-direction: column; gap: 5px; flex: 1; }
 .cue-card .caption { font-size: 14px; line-height: 1.35; overflow-wrap: anywhere; }
 .cue-card .title { font-size: 12px; line-height: 1.35; opacity: .65; overflow-wrap: anywhere; }
-.cue-card .line { display: flex; align-items: center; justify-content: space-between; gap: 6px; font-size: 13px;
+.cue-card .line { display: flex; align-items: center; justify-content: space-between; gap: 4px; font-size: 12px;
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 .cue-card .scores { margin-top: auto; padding-top: 3px; }
 .cue-card .bar { height: 4px; border-radius: 2px; background: var(--border-color-primary); }
