@@ -34,7 +34,7 @@ from modeling_cue.training.metrics_calibration import BINS, calibration_metrics,
 from modeling_cue.training.metrics_cones import distinct_phrases, level_counts, true_of
 from modeling_cue.training.pairs import CaptionPairs
 from modeling_cue.training.phrases import hash_id, words
-from modeling_cue.training.relations import LEVELS, Embedded
+from modeling_cue.training.relations import LEVELS, UNKNOWN, Embedded, relation
 
 ORANGE, GREEN, BLUE, RED, PURPLE = "#E69F00", "#009E73", "#0072B2", "#D55E00", "#CC79A7"
 COLOURS = {"phrase": ORANGE, "text": BLUE, "image": GREEN, "audio": PURPLE}
@@ -171,6 +171,19 @@ def _spread(axis: Tensor, items: Tensor) -> Tensor:
     return torch.linalg.svd(tangent, full_matrices=False).Vh[:2].T
 
 
+def median_angles(embedded: dict[str, Embedded]) -> list[str]:
+    """The median angle between the axes of true and of false pairs, for each two kinds that are nested."""
+    phrases = embedded["phrase"]
+    some = embedded | {"phrase": phrases[torch.arange(0, len(phrases), 10)]}
+    lines = []
+    for outer, inner, same in (("phrase", "text", UNKNOWN), ("text", "image", 1), ("phrase", "image", UNKNOWN)):
+        truth = relation(some[outer], some[inner], same)
+        angle = torch.rad2deg(pairwise_angle(some[outer].cone.axis, some[inner].cone.axis))
+        true, false = (float(angle[truth == value].median()) for value in (1, 0))
+        lines.append(f"{NAMES[outer]} - {NAMES[inner]}: true {true:.0f}°, false {false:.0f}°")
+    return lines
+
+
 def contact_sheet(model: Any, processor: Any, images: Embedded, names: list[str]) -> Figure:
     """The file names of the best five images of each query, with cosine and whether the query contains the image."""
     with torch.no_grad():
@@ -229,6 +242,7 @@ def main() -> None:
         path = arguments.output / f"{name}.png"
         figure.savefig(path, dpi=110)
         print(f"figure:   {path}")
+    print("median angles:", *median_angles(embedded), sep="\n  ")
     print(f"median radius of images: {statistics.median(embedded['image'].cone.radius.tolist()):.3f} rad")
 
 
