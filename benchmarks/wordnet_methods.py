@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,12 +26,28 @@ Scores = Callable[[np.ndarray], np.ndarray]
 # A lone root's radius, and a child's: this part of what its share of the parent's volume would give.
 ROOT_RADIUS = 1.5
 FILL = 0.4
-RATE = 0.005
-# Steepness at the first step and from four fifths of the way on; over the square root of a radius, so that small
-# cones are judged more finely than wide ones, yet not by the same measure of their own size.
-SCALES = (50.0, 300.0)
+
+
+class Schedule(NamedTuple):
+    """How cones are trained.
+
+    Args:
+        rate: of Adam.
+        scales: steepness at the first step and from four fifths of the way on; over the square root of a radius, so
+            that small cones are judged more finely than wide ones, yet not by the same measure of their own size.
+        apart: the weight of lying apart beside that of nesting. length: steps, as a multiple of those asked for.
+    """
+
+    rate: float
+    scales: tuple[float, float]
+    apart: float
+    length: int = 1
+
+
 # Where the data make siblings share a descendant, nesting must win.
-APART_WEIGHT = 0.3
+NESTED = Schedule(0.005, (50.0, 300.0), 0.3)
+# Random cones have far to go, and lie apart only where they are told to.
+RANDOM = Schedule(0.05, (10.0, 100.0), 1.0, 4)
 SMALLEST = 1e-4
 PARTS = ("training", "start", "siblings", "peers")
 
@@ -95,13 +112,15 @@ def train_cones(
     does.
     """
     generator = torch.Generator().manual_seed(seed)
-    table = ConeTable((random_cones if "start" in leave_out else initial_cones)(taxonomy, dim, generator))
+    start, how = (random_cones, RANDOM) if "start" in leave_out else (initial_cones, NESTED)
+    table = ConeTable(start(taxonomy, dim, generator))
     sampler = Sampler(taxonomy, seed)
-    optimizer = torch.optim.Adam(table.parameters(), lr=RATE, betas=(0.9, 0.99), fused=True)
+    steps *= how.length
+    optimizer = torch.optim.Adam(table.parameters(), lr=how.rate, betas=(0.9, 0.99), fused=True)
     for step in range(0 if "training" in leave_out else steps):
         done = step / steps
-        optimizer.param_groups[0]["lr"] = RATE * min(1.0, 2 * (1 - done))
-        scale = SCALES[0] * (SCALES[1] / SCALES[0]) ** min(1.0, done / 0.8)
+        optimizer.param_groups[0]["lr"] = how.rate * min(1.0, 2 * (1 - done))
+        scale = how.scales[0] * (how.scales[1] / how.scales[0]) ** min(1.0, done / 0.8)
         nested = np.concatenate([sampler.steps(batch // 2), sampler.general_edges(batch // 2)])
         apart = [] if "siblings" in leave_out else [sampler.siblings(batch)]
         apart += [] if "peers" in leave_out else [sampler.peers(batch)]
@@ -110,7 +129,7 @@ def train_cones(
         loss = contain(parent, child, scale / _root(parent.radius))
         for rows in groups[1:]:
             one, other = _ends(rows)
-            loss = loss + APART_WEIGHT * contain(complement(one), other, scale / _root(one.radius + other.radius))
+            loss = loss + how.apart * contain(complement(one), other, scale / _root(one.radius + other.radius))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -125,7 +125,7 @@ def flickr8k(runs: Runs) -> str:
         containment(runs),
         radii(runs),
         "![Radii by kind and generality](results_radius.png)",
-        "Cones seen from the axes of six phrases: the distance from the centre is the angle to the phrase's axis, true to "
+        "Cones seen from the axes of six phrases: the distance from the centre is the angle to the phrase's axis, to "
         "scale; of all other directions the maps show one angle. The phrases tell captions apart, but contain all "
         "photographs: why is in [cones.md](cones.md), what nesting over two levels costs.",
         "![What the cones of phrases contain](results_concepts.png)",
