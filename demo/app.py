@@ -47,17 +47,21 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"demo: {error}")
     with TemporaryDirectory(prefix="cue-demo-") as folder:
-        build(search, Shelf(Path(folder))).launch(
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            allowed_paths=[folder, *played(search)],
-            max_file_size=LARGEST_FILE,
-            theme=gradio.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=CSS,
-            ssr_mode=False,
-            footer_links=[],
-        )
+        page = build(search, Shelf(Path(folder)))
+        try:
+            page.launch(
+                server_name=options.host,
+                server_port=options.port,
+                share=options.share,
+                allowed_paths=[folder, *played(search)],
+                max_file_size=LARGEST_FILE,
+                theme=gradio.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+                css=CSS,
+                ssr_mode=False,
+                footer_links=[],
+            )
+        except OSError as error:
+            sys.exit(f"demo: cannot listen at port {options.port or 'from 7860 on'}, give another --port ({error})")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
