@@ -40,6 +40,9 @@ BENCHMARKS = {
         "Training on frozen towers", "training.py --frozen",
         "The same with frozen towers: CUE fills its cache in the first epoch and reads it in later ones.",
     ),
+    "curves": Benchmark(
+        "The same losses", "curves.py", "What the ways of saving time and memory do to the loss of each of 20 steps.",
+    ),
     "features": Benchmark(
         "The feature cache", "features.py --losses contrast",
         "A step from cached features beside one that runs the towers.",
