@@ -35,7 +35,8 @@ SPOKEN = """accelerate launch run_contrastive.py configs/flickr8k_spoken.yaml --
 WORDNET = """F1 of link prediction on held-out edges of the transitive closure, by how many of the non-basic edges are
 in training (protocol of Ganea et al., ICML 2018), in percent: the threshold is chosen on one half of the validation
 pairs and measured on the other, both ways. The cones start nested, each word's cone inside those of its parents, which
-alone goes a long way; beside them stand the start without training and training without that start."""
+alone goes a long way; beside them stand the start without training and training without that start (four times the
+steps)."""
 
 Runs = list[dict[str, float]]
 
@@ -216,7 +217,8 @@ def nouns(files: Sequence[str]) -> str:
         )
         cost = f"At most {max(run['seconds'] for run in runs) / 60:.1f} minutes a run."
         table = wordnet.table(runs, methods, dims, percents, subset == "nouns")
-        parts.append(section(f"WordNet: {subset}", command, WORDNET, table, cost))
+        title = f"WordNet: {subset}, {', '.join(map(str, percents))} %, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
+        parts.append(section(title, command, WORDNET if file == files[0] else "As above.", table, cost))
     return "\n\n".join(parts)
 
 
