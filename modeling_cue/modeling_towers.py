@@ -72,10 +72,17 @@ class CUETowers(CUEPreTrainedModel):
         return tuple(m for m, t in towers.items() if not any(p.requires_grad for p in t.parameters()))
 
     def train(self, mode: bool = True) -> Any:
-        super().train(mode)
-        if mode:
-            for modality in self.frozen_modalities:
-                getattr(self, self.tower_name(modality)).eval()
+        still = {self.tower_name(modality) for modality in self.frozen_modalities} if mode else set()
+        if self.training != mode or not still:
+            super().train(mode)
+        else:
+            # Trainers ask at every step: frozen towers, of hundreds of modules, are not gone through for that.
+            for name, child in self.named_children():
+                if name not in still:
+                    child.train()
+        for name in still:
+            if getattr(self, name).training:
+                getattr(self, name).eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:

@@ -205,7 +205,8 @@ class CUECollator:
         phrases: list[str],
     ) -> Said:
         """Adds a caption and phrases drawn of it; returns both as parts."""
-        caption, own = row["caption"][k], row_phrases(row, k)
+        # Where nobody reads phrases, captions are not parsed for them.
+        caption, own = row["caption"][k], () if self.phrases_per_caption == 0 else row_phrases(row, k)
         generated = "phrase_facts" in row
         facts = row["phrase_facts"][k] if generated else [_says(phrase)[0] for phrase in own]
         if generated:
