@@ -9,8 +9,8 @@ from .relations import Embedded, relation
 
 RECALL_AT = (1, 5, 10)
 # Scores that are held at a time; rows are never cut, so that equal embeddings get equal scores to the bit.
-CHUNK_SCORES = 2**20
-CHUNK_QUERIES = 32  # at least: of many items, few queries at a time would keep a matrix product from being one
+CHUNK_SCORES = 2**21
+CHUNK_QUERIES = 128  # at least: of many items, few queries at a time would keep a matrix product from being one
 
 
 def ranks_of_positives(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
