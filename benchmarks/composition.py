@@ -42,19 +42,18 @@ Ranks = dict[str, torch.Tensor]
 def embed(model: Any, processor: Any, modality: str, values: Sequence[Any], batch: int = 64) -> Cone:
     """Cones (N,) of values of one modality, in their order."""
     name = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}[modality]
-    back = torch.arange(len(values))
-    if modality == "text":
-        # Each text once ("a man" comes up a thousand times), those of one length together: less padding.
-        distinct = sorted(dict.fromkeys(values), key=len)
-        place = {text: number for number, text in enumerate(distinct)}
-        back, values = torch.tensor([place[text] for text in values]), distinct
+    # Texts of one length together: less padding.
+    order = (
+        sorted(range(len(values)), key=lambda i: len(values[i])) if modality == "text" else list(range(len(values)))
+    )
     cones = []
-    for start in tqdm(range(0, len(values), batch), desc=modality, leave=False):
-        chosen = [values[i] for i in range(start, min(start + batch, len(values)))]
+    for start in tqdm(range(0, len(order), batch), desc=modality, leave=False):
+        chosen = [values[i] for i in order[start : start + batch]]
         inputs = {key: value.to(model.device) for key, value in processor(**{name: chosen}).items()}
         cone = getattr(model, f"get_{modality}_cones")(**inputs)
         cones.append(Cone(cone.axis.cpu(), cone.radius.cpu()))
-    return Cone.cat(cones)[back]
+    found = Cone.cat(cones)
+    return found[torch.tensor(order).argsort()]
 
 
 def ranks(axis: torch.Tensor, items: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
