@@ -155,7 +155,7 @@ def concepts(model: Any, processor: Any, embedded: dict[str, Embedded]) -> Figur
         panel.set_yticklabels(["45°", "90°", "135°", ""], fontsize=7)
         panel.set_title("\n".join([f'"{concept}" contains', *told]), fontsize=9)
     marks = [
-        panels[0, 0].scatter([], [], 14, COLOURS[kind], marker, label=NAMES[kind] + " that say so")
+        panels[0, 0].scatter([], [], 14, COLOURS[kind], marker=marker, label=NAMES[kind] + " that say so")
         for kind, marker in kinds
     ]
     marks.append(panels[0, 0].scatter([], [], 14, "0.75", label="others"))

@@ -102,9 +102,10 @@ def radii(runs: Runs) -> str:
         f"Spearman of a phrase's radius with the log of how many samples it is true of: "
         f"{cell(runs, 'radius_specificity_spearman', 1, 2)}. Of the truly nested triples of phrase, caption, image, "
         f"{cell(runs, 'transitivity_chains')} % are nested at both steps; of these the phrase does not contain the "
-        f"image in {cell(runs, 'transitivity_violations')} %, and of the false pairs of phrase and image it contains "
-        f"{cell(runs, 'transitivity_false_pairs')} %."
+        f"image in {cell(runs, 'transitivity_violations')} %."
     )
+    if "transitivity_false_pairs" in runs[0]:
+        rest += f" Of the false pairs of phrase and image, {cell(runs, 'transitivity_false_pairs')} % are nested too."
     return markdown(["radius (rad)", "mean", "standard deviation within the kind"], rows) + "\n\n" + rest
 
 
