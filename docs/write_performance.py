@@ -1,10 +1,10 @@
 """Runs the benchmarks and writes docs/performance.md from what they print.
 
-python docs/write_performance.py [--only NAME ...] [--again] --whisper DIR --speech DIR
+python docs/write_performance.py [--only NAME ...] [--again] [--remark TEXT] --whisper DIR --speech DIR
 
 What a benchmark printed is kept in runs/performance/NAME.txt and is not run again unless asked for: a series that was
-cut off goes on. Nothing else should run on the machine meanwhile. What sounds cost is measured on a real checkpoint of
-Whisper and a data set of real speech, which are folders.
+cut off goes on. Nothing else should run on the machine meanwhile; --remark tells of what did. What sounds cost is
+measured on a real checkpoint of Whisper and a data set of real speech, which are folders.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def run(name: str, again: bool = False, folders: dict[str, str] | None = None) -
     return kept.read_text()
 
 
-def page(outputs: dict[str, str]) -> str:
+def page(outputs: dict[str, str], remark: str = "") -> str:
     versions = []
     for package in PACKAGES:
         try:
@@ -95,6 +95,7 @@ def page(outputs: dict[str, str]) -> str:
         f"Written by `docs/write_performance.py` from the benchmarks' own output. Every benchmark runs the ways that "
         f"it compares in turns on one machine and prints ratios: median (smallest, largest). Here: {os.cpu_count()} "
         f"cores ({platform.machine()}), no GPU, Python {platform.python_version()}, {', '.join(versions)}.",
+        *filter(None, [remark]),
     ]
     for name, output in outputs.items():
         benchmark = BENCHMARKS[name]
@@ -109,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--remark", default="", help="what a reader should know of how these were measured")
     parser.add_argument("--whisper", default="WHISPER", help="folder of a Whisper checkpoint")
     parser.add_argument("--speech", default="SPEECH", help="data set with speech")
     given = parser.parse_args()
@@ -116,7 +118,7 @@ def main() -> None:
         run(name, given.again, {"WHISPER": given.whisper, "SPEECH": given.speech})
     # The page has all that was ever run here.
     path = ROOT / "docs" / "performance.md"
-    path.write_text(page({name: run(name) for name in BENCHMARKS if (KEPT / f"{name}.txt").is_file()}))
+    path.write_text(page({name: run(name) for name in BENCHMARKS if (KEPT / f"{name}.txt").is_file()}, given.remark))
     print(f"results:  {path.relative_to(ROOT)}")
 
 
