@@ -49,8 +49,8 @@ def losses(folder: Path, arguments: argparse.Namespace, flags: dict[str, Any], t
     model, processor = build_model(model_args, data_args, training_args, rows)
     if text_chunks is not None:
         model.text_chunks = text_chunks
-    trainer = build_trainer(model, processor, rows, data_args, training_args)
     with redirect_stdout(sys.stderr):  # the log of each step
+        trainer = build_trainer(model, processor, rows, data_args, training_args)
         trainer.train()
     return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
