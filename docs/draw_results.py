@@ -43,7 +43,7 @@ QUERIES = (
     "a dog running through shallow water", "a man climbing a rock face", "children playing football",
     "a person riding a bicycle down a hill", "two dogs fighting over a ball", "a woman in a red coat on the street",
 )  # fmt: skip
-MOST_SHOWN = 400  # marks of one kind in a map
+MOST_SHOWN = 200  # marks of one kind in a map
 CONCEPTS = ("a dog", "a black dog", "a child", "a bicycle", "water", "a red shirt")
 
 
@@ -240,7 +240,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         path = arguments.output / f"{name}.png"
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=110, pil_kwargs={"optimize": True})
         print(f"figure:   {path}")
     print("median angles:", *median_angles(embedded), sep="\n  ")
     print(f"median radius of images: {statistics.median(embedded['image'].cone.radius.tolist()):.3f} rad")

@@ -53,6 +53,15 @@ def processor(names):
     return CUEProcessor.from_encoders(**names, num_frames=3)
 
 
+@pytest.fixture(scope="module")
+def checkpoint(_model, processor, tmp_path_factory):
+    """The folder of a saved model and processor."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    _model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared():
     """The folder of shared real data and tools; absent for a user."""

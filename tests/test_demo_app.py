@@ -35,14 +35,6 @@ TEXTS = ("a red circle", "a blue square", "a dog runs")
 
 
 @pytest.fixture(scope="module")
-def checkpoint(_model, processor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    _model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def text_checkpoint(names, tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     CUEModel.from_encoders(text=names["text"], projection_dim=16).save_pretrained(folder)

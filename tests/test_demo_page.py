@@ -43,11 +43,8 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(browser, _model, processor, files, tmp_path_factory):
+def address(browser, checkpoint, files):
     """Where `python demo/app.py MODEL --data FOLDER` runs."""
-    checkpoint = tmp_path_factory.mktemp("checkpoint")
-    _model.save_pretrained(checkpoint)
-    processor.save_pretrained(checkpoint)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

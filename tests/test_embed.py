@@ -30,14 +30,6 @@ LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_
 
 
 @pytest.fixture(scope="module")
-def checkpoint(_model, processor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    _model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def text_checkpoint(names, tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     torch.manual_seed(1)
