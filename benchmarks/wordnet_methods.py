@@ -35,7 +35,7 @@ class Schedule(NamedTuple):
         rate: of Adam.
         scales: steepness at the first step and from four fifths of the way on; over the square root of a radius, so
             that small cones are judged more finely than wide ones, yet not by the same measure of their own size.
-        apart: the weight of lying apart beside that of nesting. length: steps, as a multiple of those asked for.
+        apart: the weight of lying apart beside that of nesting. length: how many times the steps it wants.
     """
 
     rate: float
@@ -115,7 +115,6 @@ def train_cones(
     start, how = (random_cones, RANDOM) if "start" in leave_out else (initial_cones, NESTED)
     table = ConeTable(start(taxonomy, dim, generator))
     sampler = Sampler(taxonomy, seed)
-    steps *= how.length
     optimizer = torch.optim.Adam(table.parameters(), lr=how.rate, betas=(0.9, 0.99), fused=True)
     for step in range(0 if "training" in leave_out else steps):
         done = step / steps
