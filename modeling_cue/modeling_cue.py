@@ -237,14 +237,14 @@ class CUEModel(CUETowers):
             raise ValueError(f"no modality given: pass at least one of {names}")
 
         if text_index is not None and "text" in cones:
-            cones["text"] = cones["text"][text_index]
+            cones["text"] = cones["text"].take(text_index)
 
         logit_scale, containment_scale, containment_bias = self.scales()
         fields: dict[str, Any] = {}
         for modality, cone in cones.items():
             fields |= {f"{modality}_embeds": cone.axis, f"{modality}_radius": cone.radius}
         if parts is not None:
-            compound = self.compose(Cone.cat(list(cones.values()))[parts.clamp(min=0)], parts >= 0)
+            compound = self.compose(Cone.cat(list(cones.values())).take(parts.clamp(min=0)), parts >= 0)
             fields |= {"composed_embeds": compound.axis, "composed_radius": compound.radius}
             fields["composed_empty"] = compound.empty
         if "text" in cones and "image" in cones:

@@ -33,6 +33,34 @@ def test_indexing_goes_over_the_batch_and_keeps_vectors_whole():
     assert len(list(cones(4))) == 4
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_rows_are_taken_with_gradients_that_are_the_same_in_every_run():
+    cone, index = cones(500, dim=128), torch.randint(0, 500, (700, 3), generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(700, 3, 128, generator=torch.Generator().manual_seed(1))
+
+    def gradients(take):
+        axis, radius = cone.axis.clone().requires_grad_(), cone.radius.clone().requires_grad_()
+        taken = take(Cone(axis, radius))
+        ((taken.axis * weight).sum() + (taken.radius * weight[..., 0]).sum()).backward()
+        return axis.grad, radius.grad
+
+    first = gradients(lambda made: made.take(index))
+    for _ in range(30):
+        assert all(map(torch.equal, gradients(lambda made: made.take(index)), first))
+    torch.testing.assert_close(first, gradients(lambda made: made[index]))
+    flagged = Cone(cone.axis, cone.radius, cone.radius > 1)
+    assert torch.equal(flagged.take(index).empty, flagged.empty[index])
+    assert flagged.take(index[:0]).shape == (0, 3)
+
+
 def test_cones_convert_detach_and_move():
     cone = cones(3)
     cone = Cone(cone.axis.requires_grad_(), cone.radius.requires_grad_(), torch.tensor([True, False, False]))
