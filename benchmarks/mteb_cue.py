@@ -104,11 +104,9 @@ def own_recall(encoder: CUEEncoder, rows: Sequence[dict[str, Any]]) -> dict[str,
     text_ids = torch.tensor([n for n, row in enumerate(rows) for _ in row["caption"]])
     image_ids = torch.arange(len(rows))
     is_first = torch.tensor([k == 0 for row in rows for k in range(len(row["caption"]))])
-    found = {
-        "LocalI2T": retrieval_ranks(image, text, image_ids, text_ids),
-        "LocalT2I": retrieval_ranks(text, image, text_ids, image_ids),
-        "LocalT2T": retrieval_ranks(text[is_first], text[~is_first], text_ids[is_first], text_ids[~is_first]),
-    }
+    i2t, t2i = retrieval_ranks(image, text, image_ids, text_ids)
+    t2t, _ = retrieval_ranks(text[is_first], text[~is_first], text_ids[is_first], text_ids[~is_first])
+    found = {"LocalI2T": i2t, "LocalT2I": t2i, "LocalT2T": t2t}
     summaries = {name: summarise_ranks(name, ranks) for name, ranks in found.items()}
     return {name: {k: summary[f"{name}_R@{k}"] for k in RECALL_AT} for name, summary in summaries.items()}
 

@@ -41,28 +41,48 @@ def test_ranks_equal_sorting_with_ties_and_unknown_items(generator, levels):
 def test_equal_embeddings_get_the_worst_rank():
     same = torch.eye(2)[[0] * 6]
     ids = torch.arange(6)
-    assert retrieval_ranks(same, same, ids, ids).flatten().tolist() == [6] * 6
+    for ranks in retrieval_ranks(same, same, ids, ids):
+        assert ranks.flatten().tolist() == [6] * 6
 
 
-def test_chunks_change_nothing(generator):
-    queries, items_ = unit(17, 8, generator), unit(23, 8, generator)
-    ids, item_ids = torch.randint(0, 9, (17,), generator=generator), torch.randint(0, 9, (23,), generator=generator)
-    whole = retrieval_ranks(queries, items_, ids, item_ids)
-    for chunk in (1, 5, 17, 100):
-        assert retrieval_ranks(queries, items_, ids, item_ids, chunk).equal(whole)
-    scores, positive = queries @ items_.T, ids[:, None] == item_ids[None]
-    assert [[r for r in row if r] for row in whole.tolist()] == slow_ranks(scores, positive, ~positive)
+@pytest.mark.parametrize("tile", [(1, 1), (5, 3), (3, 30), (100, 100)])
+def test_ranks_of_both_ways_equal_sorting_whatever_the_tile(generator, tile):
+    # Ids of one side are missing on the other, repeat, and come in any order.
+    a, b = unit(17, 8, generator), unit(23, 8, generator)
+    a_ids, b_ids = torch.randint(0, 12, (17,), generator=generator), torch.randint(3, 15, (23,), generator=generator)
+    scores, positive = a @ b.T, a_ids[:, None] == b_ids[None]
+    there, back = retrieval_ranks(a, b, a_ids, b_ids, tile)
+    assert [[r for r in row if r] for row in there.tolist()] == slow_ranks(scores, positive, ~positive)
+    assert [[r for r in row if r] for row in back.tolist()] == slow_ranks(scores.T, positive.T, ~positive.T)
 
 
-def test_memory_is_bounded_by_chunks(generator, monkeypatch):
+@pytest.mark.parametrize("dim", [7, 64, 515])
+def test_equal_embeddings_tie_in_other_tiles_too(generator, dim):
+    # Ten axes, each 31 and 97 times: all that equals a query's positives stands before the first of them.
+    axis = unit(10, dim, generator)
+    a_ids, b_ids = torch.arange(310), torch.arange(970).remainder(310)
+    there, back = retrieval_ranks(axis.repeat(31, 1), axis.repeat(97, 1), a_ids, b_ids, (32, 100))
+    assert there[:, 0].tolist() == [97 - n + 1 for n in (a_ids[:, None] == b_ids).sum(dim=1).tolist()]
+    assert back.flatten().tolist() == [31] * 970
+
+
+def test_ranks_of_a_side_without_rows_or_matches(generator):
+    some, none = unit(3, 4, generator), torch.zeros(0, 4)
+    there, back = retrieval_ranks(some, none, torch.arange(3), torch.arange(0))
+    assert (there.shape, back.shape) == ((3, 0), (0, 0))
+    there, back = retrieval_ranks(some, some, torch.arange(3), torch.arange(3) + 3)
+    assert (there.shape, back.shape) == ((3, 0), (3, 0))
+
+
+def test_memory_is_bounded_by_tiles(generator, monkeypatch):
     seen = []
-    real = metrics_retrieval._places
-    monkeypatch.setattr(metrics_retrieval, "CHUNK_SCORES", 100)
-    monkeypatch.setattr(metrics_retrieval, "CHUNK_QUERIES", 1)
-    monkeypatch.setattr(metrics_retrieval, "_places", lambda s, *m: seen.append(s.numel()) or real(s, *m))
-    retrieval_ranks(unit(50, 4, generator), unit(20, 4, generator), torch.arange(50), torch.arange(20))
+    real = metrics_retrieval._count_ahead
+    monkeypatch.setattr(
+        metrics_retrieval, "_count_ahead", lambda a, s, *m, **k: seen.append(s.numel()) or real(a, s, *m, **k)
+    )
+    retrieval_ranks(unit(50, 4, generator), unit(20, 4, generator), torch.arange(50), torch.arange(20), (10, 10))
     assert max(seen) <= 100
-    assert sum(seen) == 50 * 20
+    assert sum(seen) == 2 * 50 * 20  # each score once for its row and once for its column
 
 
 def test_summary_of_known_ranks():

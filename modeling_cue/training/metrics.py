@@ -1,6 +1,6 @@
 """All metrics of an evaluation, from embedded rows: plain numbers, all shares as fractions, radii in radians."""
 
-from itertools import permutations
+from itertools import combinations
 
 import torch
 
@@ -42,13 +42,16 @@ def retrieval_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
         recalls between them, in [0, 6].
     """
     found: dict[str, float] = {}
-    for a, b in permutations([kind for kind in LETTERS if kind in embedded], 2):
-        queries, items = embedded[a], embedded[b]
-        name = f"{LETTERS[a]}2{LETTERS[b]}"
-        ranks = retrieval_ranks(queries.cone.axis, items.cone.axis, queries.ids, items.ids)
-        if summary := summarise_ranks(name, ranks):
-            chance = chance_recall(ranks, len(items))
-            found |= summary | {f"{name}_chance_R@{k}": value for k, value in chance.items()}
+    for a, b in combinations([kind for kind in LETTERS if kind in embedded], 2):
+        one, other = embedded[a], embedded[b]
+        there, back = retrieval_ranks(one.cone.axis, other.cone.axis, one.ids, other.ids)
+        for name, ranks, items in (
+            (f"{LETTERS[a]}2{LETTERS[b]}", there, other),
+            (f"{LETTERS[b]}2{LETTERS[a]}", back, one),
+        ):
+            if summary := summarise_ranks(name, ranks):
+                chance = chance_recall(ranks, len(items))
+                found |= summary | {f"{name}_chance_R@{k}": value for k, value in chance.items()}
     sides = [f"{way}_R@{k}" for way in ("t2i", "i2t") for k in RECALL_AT]
     if all(key in found for key in sides):
         found["rsum"] = sum(found[key] for key in sides)

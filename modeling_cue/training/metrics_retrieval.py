@@ -1,6 +1,6 @@
 """Retrieval by cosine: ranks, recall, median rank and mAP@R, in memory that does not grow with queries times items."""
 
-from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -8,9 +8,10 @@ from torch import Tensor
 from .relations import Embedded, relation
 
 RECALL_AT = (1, 5, 10)
-# Scores that are held at a time; rows are never cut, so that equal embeddings get equal scores to the bit.
-CHUNK_SCORES = 2**21
-CHUNK_QUERIES = 128  # at least: of many items, few queries at a time would keep a matrix product from being one
+# Scores are counted in tiles of so many rows and columns: large enough for a matrix product, and still in a core's
+# cache when they are compared.
+TILE = (512, 1024)
+CHUNK_SCORES = 2**21  # scores of a ranking by relation that are held at a time
 
 
 def ranks_of_positives(scores: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -25,72 +26,109 @@ def ranks_of_positives(scores: Tensor, positive: Tensor, negative: Tensor) -> Te
     """
     count = positive.sum(dim=1)
     row, column = positive.nonzero(as_tuple=True)
-    place = torch.arange(len(row), device=scores.device) - (count.cumsum(0) - count)[row]
-    own = scores.new_full((len(scores), int(count.max()) if len(count) else 0), float("-inf"))
-    own[row, place] = scores[row, column]
-    return _places(scores.masked_fill(~(positive | negative), float("-inf")), own, count)
-
-
-def _places(scores: Tensor, own: Tensor, count: Tensor) -> Tensor:
-    """Ranks of the `count` (N,) positives of each query by their scores `own` (N, P), padded, among all `scores`."""
-    if not own.shape[1]:
-        return torch.zeros(own.shape, dtype=torch.long, device=own.device)
+    own = scores.new_full((len(scores), _most(count)), float("-inf"))
+    own[row, torch.arange(len(row), device=scores.device) - (count.cumsum(0) - count)[row]] = scores[row, column]
     own = own.sort(dim=1, descending=True).values
-    # Queries have few positives: to compare all items with each of them costs far less than to sort the items.
-    ahead = torch.stack([torch.count_nonzero(scores >= score[:, None], dim=1) for score in own.T], dim=1)
-    ahead -= (own[:, None] >= own[..., None]).sum(dim=2)  # positives are no one's rivals
+    ahead = torch.zeros(own.shape, dtype=torch.long, device=own.device)
+    _count_ahead(ahead, scores.masked_fill(~(positive | negative), float("-inf")), own, count, dim=1)
+    return _places(ahead, own, count)
+
+
+def _most(count: Tensor) -> int:
+    return int(count.max()) if len(count) else 0
+
+
+def _count_ahead(ahead: Tensor, scores: Tensor, own: Tensor, count: Tensor, dim: int) -> None:
+    """Adds to `ahead` (N, P) how many of the scores along `dim` are at least as high as each of `own` (N, P)."""
+    # Queries have few positives: to compare all items with each of them costs far less than to sort the items. As 0.0
+    # and 1.0 the answers are written and added up four times as fast as bools, and exactly so below 2**24 of them.
+    is_ahead = torch.empty_like(scores)
+    for place in range(_most(count)):
+        ahead[:, place] += torch.ge(scores, own[:, place].unsqueeze(dim), out=is_ahead).sum(dim=dim).long()
+
+
+def _places(ahead: Tensor, own: Tensor, count: Tensor) -> Tensor:
+    """Ranks (N, P) of the `count` (N,) positives of each query, from what is ahead of them and their scores `own`."""
+    rivals = ahead - (own[:, None] >= own[..., None]).sum(dim=2)  # positives are no one's rivals
     place = torch.arange(1, own.shape[1] + 1, device=own.device)
-    return torch.where(place <= count[:, None], ahead + place, 0)
+    return torch.where(place <= count[:, None], rivals + place, 0)
+
+
+class _Side:
+    """The rows of one side of a retrieval, in the order of their ids, and what is found of them as queries."""
+
+    def __init__(self, axis: Tensor, ids: Tensor, others: Tensor, tile: int) -> None:
+        self.ids, self.order = ids.sort(stable=True)
+        self.axis = axis.float()[self.order]
+        # The positives of a query stand together among the others, which are in the order of ids as well.
+        known = others.sort().values
+        self.first = torch.searchsorted(known, self.ids)
+        self.count = torch.searchsorted(known, self.ids, right=True) - self.first
+        self.own = self.axis.new_full((len(ids), _most(self.count)), float("-inf"))
+        self.ahead = torch.zeros(self.own.shape, dtype=torch.long, device=axis.device)
+        # Tiles of nearly one size: none is so narrow that its product takes another kernel, with other rounding.
+        ends = torch.linspace(0, len(ids), max(1, -(-len(ids) // tile)) + 1).round().long().tolist()
+        self.tiles = [slice(start, end) for start, end in pairwise(ends)]
+
+    def tile_of(self, rows: Tensor) -> Tensor:
+        """The number of the tile of each row."""
+        ends = torch.tensor([tile.stop for tile in self.tiles], device=rows.device)
+        return torch.bucketize(rows, ends, right=True)
+
+    def count_ahead(self, tile: slice, scores: Tensor, dim: int) -> None:
+        _count_ahead(self.ahead[tile], scores, self.own[tile], self.count[tile], dim)
+
+    def ranks(self) -> Tensor:
+        return torch.empty_like(self.ahead).index_copy_(0, self.order, _places(self.ahead, self.own, self.count))
 
 
 def retrieval_ranks(
-    queries: Tensor, items: Tensor, query_ids: Tensor, item_ids: Tensor, chunk: int | None = None
-) -> Tensor:
-    """Ranks of the items with a query's id among all items, by cosine: (N, P) int64; see `ranks_of_positives`.
+    a: Tensor, b: Tensor, a_ids: Tensor, b_ids: Tensor, tile: tuple[int, int] = TILE
+) -> tuple[Tensor, Tensor]:
+    """Ranks of the rows with a query's id, by cosine, both ways: (N, P) and (M, Q) int64; see `ranks_of_positives`.
+
+    The first are those of `b` for the rows of `a` as queries, the second those of `a` for the rows of `b`. Both come
+    from one product of the two, tile by tile.
 
     Args:
-        queries, items: (N, D) and (M, D), unit vectors. query_ids, item_ids: (N,) and (M,).
-        chunk: queries that are ranked at a time; by default as many as give `CHUNK_SCORES` scores, or `CHUNK_QUERIES`.
+        a, b: (N, D) and (M, D), unit vectors. a_ids, b_ids: (N,) and (M,).
+        tile: how many rows of `a` and of `b` are compared at a time.
     """
-    # The items of a query stand together in the order of ids: no mask of all pairs is needed.
-    known, order = item_ids.sort()
-    first = torch.searchsorted(known, query_ids.contiguous())
-    count = torch.searchsorted(known, query_ids.contiguous(), right=True) - first
-    offsets = torch.arange(int(count.max()) if len(count) else 0, device=items.device)
+    left, right = _Side(a, a_ids, b_ids, tile[0]), _Side(b, b_ids, a_ids, tile[1])
+    place = torch.arange(left.own.shape[1], device=a.device)
+    row, at = (place < left.count[:, None]).nonzero(as_tuple=True)  # every positive pair, once
+    column = left.first[row] + at
+    # A score is compared with scores of positives to the bit, so these come from the same product of the same tile.
+    numbers, order = (left.tile_of(row) * len(right.tiles) + right.tile_of(column)).sort(stable=True)
+    numbers, sizes = numbers.unique_consecutive(return_counts=True)
+    for number, pairs in zip(numbers.tolist(), order.split(sizes.tolist()), strict=True):
+        rows, columns = left.tiles[number // len(right.tiles)], right.tiles[number % len(right.tiles)]
+        scores = left.axis[rows] @ right.axis[columns].T
+        r, c = row[pairs], column[pairs]
+        found = scores[r - rows.start, c - columns.start]
+        left.own[r, at[pairs]] = found
+        right.own[c, r - right.first[c]] = found
+    for side in (left, right):
+        side.own = side.own.sort(dim=1, descending=True).values
+    for rows in left.tiles:
+        for columns in right.tiles:
+            scores = left.axis[rows] @ right.axis[columns].T
+            left.count_ahead(rows, scores, dim=1)
+            right.count_ahead(columns, scores, dim=0)
+    return left.ranks(), right.ranks()
 
-    def rank(rows: slice, scores: Tensor) -> Tensor:
-        column = order[(first[rows, None] + offsets).clamp_(max=len(order) - 1)]
-        own = scores.gather(1, column).masked_fill_(offsets >= count[rows, None], float("-inf"))
-        return _places(scores, own, count[rows])
 
-    return _ranks(queries, items, rank, chunk, len(offsets))
-
-
-def relation_ranks(queries: Embedded, items: Embedded, chunk: int | None = None) -> Tensor:
-    """As `retrieval_ranks`, where positives are the items that a query is true of; unknown ones are left out."""
-
-    def rank(rows: slice, scores: Tensor) -> Tensor:
-        related = relation(queries[rows], items)
-        return ranks_of_positives(scores, related == 1, related == 0)
-
-    return _ranks(queries.cone.axis, items.cone.axis, rank, chunk, 0)
-
-
-def _ranks(
-    queries: Tensor, items: Tensor, rank: Callable[[slice, Tensor], Tensor], chunk: int | None, most: int
-) -> Tensor:
-    """The ranks of all queries, chunk by chunk; `most` is the number of columns that is known to be needed."""
-    step = chunk or max(CHUNK_QUERIES, CHUNK_SCORES // max(1, len(items)))
-    columns = items.float().T
-    # What lasts is made first: small results between large ones that are freed would leave a heap full of holes.
-    ranks = torch.zeros(len(queries), most, dtype=torch.long, device=queries.device)
-    buffer = columns.new_empty(min(step, len(queries)), len(items))
+def relation_ranks(queries: Embedded, items: Embedded) -> Tensor:
+    """As `ranks_of_positives`, where positives are the items that a query is true of; unknown ones are left out."""
+    step = max(1, CHUNK_SCORES // max(1, len(items)))
+    columns = items.cone.axis.float().T
+    ranks = torch.zeros(len(queries), 0, dtype=torch.long, device=columns.device)
     for start in range(0, len(queries), step):
-        rows = slice(start, start + step)
-        some = queries[rows].float()
-        found = rank(rows, torch.mm(some, columns, out=buffer[: len(some)]))
+        some = queries[start : start + step]
+        related = relation(some, items)
+        found = ranks_of_positives(some.cone.axis.float() @ columns, related == 1, related == 0)
         ranks = torch.nn.functional.pad(ranks, (0, max(0, found.shape[1] - ranks.shape[1])))
-        ranks[rows, : found.shape[1]] = found
+        ranks[start : start + step, : found.shape[1]] = found
     return ranks
 
 
