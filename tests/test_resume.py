@@ -54,8 +54,11 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.parametrize("towers", ["whole", "reference"])
 @pytest.mark.parametrize("place", ["_save", "_save_optimizer_and_scheduler", "_save_rng_state"])
-def test_a_full_disk_leaves_the_old_checkpoint(model, processor, tmp_path, monkeypatch, place):
+def test_a_full_disk_leaves_the_old_checkpoint(model, processor, tmp_path, monkeypatch, place, towers):
+    model.freeze(["text", "image"])
+    model.save_towers = towers
     trainer = make_trainer(model, processor, tmp_path, **SAVING)
     trainer.train()
     before = CUEModel.from_pretrained(tmp_path / "checkpoint-4").state_dict()
@@ -79,7 +82,10 @@ def written_half(save):
     return saved
 
 
-def test_a_full_disk_leaves_the_old_model(model, processor, tmp_path, monkeypatch):
+@pytest.mark.parametrize("towers", ["whole", "reference"])
+def test_a_full_disk_leaves_the_old_model(model, processor, tmp_path, monkeypatch, towers):
+    model.freeze(["text", "image"])
+    model.save_towers = towers
     trainer = make_trainer(model, processor, tmp_path)
     trainer.save_model()
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
@@ -93,6 +99,7 @@ def test_a_full_disk_leaves_the_old_model(model, processor, tmp_path, monkeypatc
     trainer.save_model()
     assert (tmp_path / "model.safetensors").read_bytes() != files["model.safetensors"]
     assert not (tmp_path / ASIDE).exists()
+    assert not CUEModel.from_pretrained(tmp_path).image_head.projection.weight.any()
 
 
 def test_checkpoints_rotate_and_the_best_is_known_by_its_last_name(model, processor, tmp_path):
