@@ -12,7 +12,7 @@ import torch
 from .cone_type import empty_mask, is_whole
 from .cones import Cone, check_cone
 from .index_files import load_index, save_index
-from .index_items import RESERVED, Items, append_items, cones_of, make_items
+from .index_items import Items, append_items, cones_of, items_of, make_items
 from .index_search import Hits, Pairs, neighbours, ranked, related
 from .index_vectors import FlatVectors, GraphVectors, rows_of
 
@@ -52,16 +52,20 @@ class CUEIndex:
         """An exact index of a `datasets.Dataset` or `IterableDataset`.
 
         Columns: id (string or integer), axis (list of D floats), radius (float), perhaps empty (bool); all others
-        become metadata. For a parquet file: `CUEIndex.from_dataset(Dataset.from_parquet(path))`.
+        become metadata. For a parquet file: `CUEIndex.from_dataset(Dataset.from_parquet(path))`. Of what
+        `run_embed.py` wrote, whose captions and media have their sample's id in common, the items are called id/image,
+        id/text/0 and so on, and metadata have the sample's id as `sample`.
 
         Raises:
-            ValueError: columns that are missing or malformed, no rows, and as `add`.
+            ValueError: columns that are missing or malformed, no rows, several splits, and as `add`.
         """
+        if isinstance(dataset, Mapping):
+            raise ValueError(f"the data set has the splits {list(dataset)}: give one of them, as dataset[split]")
         index = None
         for batch in dataset.with_format("arrow").iter(batch_size):
             cones = cones_of(batch)
             index = index or cls(cones.dim)
-            index.add(cones, batch["id"], batch.drop_columns([n for n in RESERVED if n in batch.column_names]))
+            index.add(cones, *items_of(batch))
         if index is None:
             raise ValueError("the data set has no rows: there is nothing to index")
         return index

@@ -16,7 +16,7 @@ _FILES = {_JSON, _ITEMS, FlatVectors.file, GraphVectors.file}
 
 def save_index(folder: Path, vectors: FlatVectors, items: pa.Table) -> None:
     """`CUEIndex.save`."""
-    folder = folder.absolute()
+    folder = folder.resolve()  # the index that a link leads to is replaced, not the link
     if folder.exists():
         others = {path.name for path in folder.iterdir()} - _FILES if folder.is_dir() else {folder.name}
         if others:
@@ -52,19 +52,23 @@ def load_index(folder: Path, memory_map: bool) -> tuple[FlatVectors, pa.Table]:
         raise ValueError(f"{folder} is no index: it has no {_JSON}, which CUEIndex.save writes")
     try:
         about = json.loads((folder / _JSON).read_text())
-        about["format_version"], about["package_version"]
+        newer, by = about["format_version"] > FORMAT_VERSION, about["package_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} is no index: its {_JSON} is not one that CUEIndex.save writes") from error
-    if about["format_version"] > FORMAT_VERSION:
+    if newer:
         raise ValueError(
-            f"{folder} is in format {about['format_version']}, written by version {about['package_version']}; "
+            f"{folder} is in format {about['format_version']}, written by version {by}; "
             f"this version reads formats up to {FORMAT_VERSION}: pip install -U {_PACKAGE}"
         )
-    kind = {kind.kind: kind for kind in (FlatVectors, GraphVectors)}[about["kind"]]
-    vectors, items = kind.load(folder, memory_map), _load_items(folder, memory_map)
-    if vectors.shape != (about["count"], about["dim"] + 2) or len(items) != about["count"]:
+    try:
+        kind = {kind.kind: kind for kind in (FlatVectors, GraphVectors)}[about["kind"]]
+        count, dim = about["count"], about["dim"]
+        vectors, items = kind.load(folder, memory_map), _load_items(folder, memory_map)
+    except (KeyError, ValueError, EOFError, OSError, RuntimeError) as error:  # the last is FAISS's own
+        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}); build it again") from error
+    if vectors.shape != (count, dim + 2) or len(items) != count:
         raise ValueError(
-            f"{folder} is damaged: {_JSON} speaks of {about['count']} cones of {about['dim']} dimensions, there are "
+            f"{folder} is damaged: {_JSON} speaks of {count} cones of {dim} dimensions, there are "
             f"{vectors.shape[0]} of {vectors.shape[1] - 2}, and {len(items)} rows of metadata; build it again"
         )
     return vectors, items

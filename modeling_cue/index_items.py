@@ -104,6 +104,20 @@ def _described(table: pa.Table) -> str:
     return ", ".join(f"{field.name} ({field.type})" for field in table.schema)
 
 
+def items_of(batch: pa.Table) -> tuple[Sequence, pa.Table]:
+    """The ids and the metadata of an Arrow table that also holds cones.
+
+    In tables by `run_embed.py` a sample's captions and media have its id in common: an item is then called id/image,
+    id/text/0 and so on, and the id of its sample becomes metadata, `sample`.
+    """
+    further = batch.drop_columns([name for name in RESERVED if name in batch.column_names])
+    if not {"modality", "caption"} <= set(batch.column_names):
+        return batch["id"], further
+    rows = zip(*(batch[name].to_pylist() for name in ("id", "modality", "caption")), strict=True)
+    ids = [f"{sample}/{kind}" if number is None else f"{sample}/{kind}/{number}" for sample, kind, number in rows]
+    return ids, further.append_column("sample", batch["id"])
+
+
 def cones_of(batch: pa.Table) -> Cone:
     """The cones (N,) of an Arrow table with the columns axis (lists of D floats), radius and perhaps empty (bool).
 
@@ -120,6 +134,10 @@ def cones_of(batch: pa.Table) -> Cone:
             f"column 'axis' must hold lists of one length without gaps, got lengths {lengths.to_pylist()}"
         )
     axis = torch.tensor(values.to_numpy()).reshape(len(batch), -1)
+    if axis.dtype == torch.float16:
+        # Rounding moved the norm of a unit vector by up to 2**-11. What is further off is refused like any other.
+        norm = axis.float().norm(dim=-1, keepdim=True)
+        axis = torch.where((norm - 1).abs() <= 2**-10, axis / norm, axis.float())
     empty = _tensor(batch, "empty") if "empty" in batch.column_names else None
     return Cone(axis, _tensor(batch, "radius"), empty)
 

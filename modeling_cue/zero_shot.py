@@ -37,6 +37,9 @@ class ZeroShotClassifier:
         templates: sentences with `{}` where the label goes, such as "a photo of a {}."; by default the label alone.
         none_label: the answer where no label contains the input; None: there is no such answer.
         threshold: the least probability of containment, in [0, 1], by which a label counts as containing the input.
+            Probabilities are calibrated for captions as the model was trained on: with labels of another length choose
+            it on data of your own. Cones of one or two words can be so wide that they contain every photograph
+            (docs/cones.md); a template that makes a caption of them helps.
         batch_size: inputs, or sentences, that run through a tower at once.
 
     Raises:
@@ -116,11 +119,11 @@ class ZeroShotClassifier:
             top_k: give only so many labels.
 
         Returns:
-            Dicts of `label`, `score`, in [0, 1] and over all labels summing to 1: the softmax over labels of the
+            Dicts of `label`, `score`, in [0, 1] and over all answers summing to 1: the softmax over labels of the
             model's logit scale times the cosine, and `containment`, in [0, 1]: the probability that the label's cone
-            contains the input's, sigmoid(scale * (margin + bias)). With `none_label`, where no label's containment
-            reaches the threshold, that comes first, with 1 - the largest containment as its score and containment;
-            elsewhere it is left out.
+            contains the input's, sigmoid(scale * (margin + bias)). With `none_label`, labels whose containment reaches
+            the threshold come before those whose does not. Where none does, `none_label` comes first: its score and
+            containment are 1 - the largest containment, and the scores of the labels share the rest.
 
         Raises:
             ValueError: no inputs, an input or suffix of no known modality, a modality that the model lacks.
@@ -165,12 +168,22 @@ class ZeroShotClassifier:
         return scores, torch.sigmoid(scale * (pairwise_containment_margin(self.cones, cones) + bias)).T
 
     def _answer(self, scores: list[float], containment: list[float]) -> list[dict[str, Any]]:
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        answer = [{"label": self.labels[i], "score": scores[i], "containment": containment[i]} for i in order]
-        if self.none_label is not None and max(containment) < self.threshold:
-            outside = 1 - max(containment)
-            answer.insert(0, {"label": self.none_label, "score": outside, "containment": outside})
-        return answer
+        if self.none_label is None:
+            return _answer(self.labels, scores, containment, sorted(range(len(scores)), key=lambda i: -scores[i]))
+        contains = [value >= self.threshold for value in containment]
+        order = sorted(range(len(scores)), key=lambda i: (not contains[i], -scores[i]))
+        if any(contains):
+            return _answer(self.labels, scores, containment, order)
+        outside = 1 - max(containment)
+        labels = (*self.labels, self.none_label)
+        scores = [score * (1 - outside) for score in scores]
+        return _answer(labels, [*scores, outside], [*containment, outside], [len(self.labels), *order])
+
+
+def _answer(
+    labels: Sequence[str], scores: Sequence[float], containment: Sequence[float], order: Sequence[int]
+) -> list[dict[str, Any]]:
+    return [{"label": labels[i], "score": scores[i], "containment": containment[i]} for i in order]
 
 
 # ---------------------------------------------------------------------- checks

@@ -18,7 +18,7 @@ import torch
 from datasets import Image, List, Value, load_dataset
 from samples import make_rows, png, wav
 
-from modeling_cue import CUEModel, CUEProcessor
+from modeling_cue import Cone, CUEIndex, CUEModel, CUEProcessor
 from modeling_cue.training.embedder import length_batches
 from modeling_cue.training.parsing import parse_embed_arguments
 from modeling_cue.training.rows import BadRowError, DataError
@@ -114,6 +114,19 @@ def test_every_cone_is_the_models_own(embed, model, processor, data, tmp_path, c
     printed = capsys.readouterr().out
     assert "text              14 cones  14 in this run at " in printed
     assert printed.splitlines()[-1] == f"result:  {tmp_path / 'out'}"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_index_is_made_of_it(embed, data, dtype):
+    found = embed(data, "--split", "test", "--axis_dtype", dtype)
+    index = CUEIndex.from_dataset(found)
+    assert len(index) == len(found)
+    for row in found.select(range(0, len(found), 3)):
+        name = f"{row['id']}/{row['modality']}" + ("" if row["caption"] is None else f"/{row['caption']}")
+        axis = torch.nn.functional.normalize(torch.tensor(row["axis"])[None], dim=-1)
+        hits = index.nearest(Cone(axis, torch.tensor([row["radius"]])), 3)[0]
+        assert name in hits.ids
+        assert hits.metadata("sample")["sample"][hits.ids.index(name)] == row["id"]
 
 
 def test_one_modality_is_read_without_the_others(embed, data, tmp_path):

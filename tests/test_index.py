@@ -331,6 +331,8 @@ def test_folders_that_are_no_index_are_refused(tmp_path):
             CUEIndex.load(tmp_path / "letters")
     about = json.loads((tmp_path / "index" / "index.json").read_text())
     for change, message in (
+        ({"format_version": "2"}, "is no index: its index.json is not one"),
+        ({"kind": "x"}, "damaged .KeyError: 'x'.; build it again"),
         ({"format_version": 2}, "format 2, .*this version reads formats up to 1: pip install -U cue-embedder"),
         ({"count": 4}, "damaged: index.json speaks of 4 cones of 16 dimensions, there are 3 of 16"),
         ({"dim": 8}, "damaged: index.json speaks of 3 cones of 8 dimensions"),
@@ -338,6 +340,33 @@ def test_folders_that_are_no_index_are_refused(tmp_path):
         (tmp_path / "index" / "index.json").write_text(json.dumps(about | change))
         with pytest.raises(ValueError, match=message):
             CUEIndex.load(tmp_path / "index")
+
+
+@pytest.mark.parametrize("name", ["items.arrow", "vectors.npy", "vectors.faiss"])
+@pytest.mark.parametrize("memory_map", [False, True])
+def test_damaged_files_are_refused(name, memory_map, tmp_path):
+    index = build(cones(40))
+    (index.approximate() if name == "vectors.faiss" else index).save(tmp_path / "index")
+    file = tmp_path / "index" / name
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:5], b"", None):
+        file.unlink() if damaged is None else file.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"is damaged .*build it again"):
+            CUEIndex.load(tmp_path / "index", memory_map)
+
+
+def test_a_link_leads_to_the_index_that_is_replaced(tmp_path):
+    build(cones(3)).save(tmp_path / "v1")
+    (tmp_path / "latest").symlink_to("v1")
+    build(cones(5)).save(tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink()
+    assert len(CUEIndex.load(tmp_path / "v1")) == 5
+
+
+def test_data_sets_of_several_splits_say_which():
+    one = datasets.Dataset(pa.table({"id": [1], "axis": [[1.0, 0.0]], "radius": [0.1]}))
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\]: give one of them"):
+        CUEIndex.from_dataset(datasets.DatasetDict({"train": one, "test": one}))
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,13 @@ def test_none_of_these(model, processor):
 
     plain = ZeroShotClassifier(model, processor, LABELS)("a man")
     most = max(one["containment"] for one in plain)
-    assert_alike(ask(threshold=most), plain)  # reached
+    # What contains the input comes first, also where something nearer does not.
+    inside = [one for one in plain if one["containment"] >= most]
+    assert_alike(ask(threshold=most), inside + [one for one in plain if one["containment"] < most])
     none, *others = ask(threshold=most + 1e-6)
     assert none == {"label": "none of these", "score": 1 - most, "containment": 1 - most}
-    assert_alike(others, plain)
+    assert_alike(others, [one | {"score": one["score"] * most} for one in plain])
+    assert sum(one["score"] for one in [none, *others]) == pytest.approx(1)
     # Labels as wide as the sphere leave nothing out, and as narrow as a point everything.
     for shift, answer in ((10.0, plain[0]["label"]), (-10.0, "none of these")):
         with torch.no_grad():
