@@ -113,7 +113,7 @@ class CUEConfig(PreTrainedConfig):
         self.tower_sources = copy(self.tower_sources or {})
         self.towers_by_reference = list(self.towers_by_reference)
         super().__post_init__(**kwargs)
-        self._validate()
+        self.check()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -129,7 +129,13 @@ class CUEConfig(PreTrainedConfig):
             modality = "image"
         return getattr(self, f"{modality}_config")
 
-    def _validate(self) -> None:
+    def check(self) -> None:
+        """Refuses values that no CUE can have.
+
+        Raises:
+            ValueError: the message names the field, its value and valid ones.
+        """
+
         def refuse(field: str, valid: str) -> None:
             raise ValueError(f"CUEConfig: {field}={getattr(self, field)!r} is not valid; it must be {valid}")
 

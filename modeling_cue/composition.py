@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .cone_type import empty_mask
 from .cones import Cone, angle, overlaps
 from .dropout import ByteDropout
 
@@ -49,7 +50,8 @@ class CompositionLayer(nn.Module):
     def forward(self, cones: Cone, mask: Tensor | None = None) -> Cone:
         """Composes; `mask` (B, K) is true where there is a part.
 
-        `empty` of the result is true where two parts do not overlap, so that nothing lies inside all of them.
+        `empty` of the result is true where a part is empty or two do not overlap, so that nothing lies inside all of
+        them. Where axes cancel each other out, the compound has that of the first part.
 
         Raises:
             ValueError: shapes other than (B, K, D) and (B, K), another D, or a row without any part.
@@ -78,7 +80,7 @@ class CompositionLayer(nn.Module):
         share = self.weight(tokens).squeeze(-1).to(radius.dtype).masked_fill(~mask, float("-inf")).softmax(-1)
         context = (self.dropout(self.shift(tokens)).to(axis.dtype) * share[..., None]).sum(1)
         mean = (axis * share[..., None]).sum(1)
-        compound = nn.functional.normalize(mean + context, dim=-1)
+        compound = nn.functional.normalize(_apart_from_zero(mean + context, axis, mask), dim=-1)
 
         room = (radius - angle(axis, compound[:, None])).masked_fill(~mask, float("inf"))
         smooth = -self.temperature * torch.logsumexp(-room / self.temperature, -1)
@@ -92,4 +94,12 @@ class CompositionLayer(nn.Module):
         smooth = torch.where(single[:, 0], radius[rows, first], smooth)
         met = overlaps(Cone(axis[:, :, None], radius[:, :, None]), Cone(axis[:, None], radius[:, None]))
         apart = ~met & mask[:, :, None] & mask[:, None, :]
-        return Cone(compound, smooth, empty=apart.flatten(1).any(1))
+        nothing = (empty_mask(cones) & mask).any(1)  # no cone lies inside an empty one
+        return Cone(compound, smooth, empty=apart.flatten(1).any(1) | nothing)
+
+
+def _apart_from_zero(total: Tensor, axes: Tensor, mask: Tensor) -> Tensor:
+    """Sums (B, D) that have a direction: where axes (B, K, D) cancel out, that of the first of them counts."""
+    none = total.norm(dim=-1, keepdim=True) < 1e-4
+    first = axes[torch.arange(len(axes), device=axes.device), mask.int().argmax(-1)]
+    return torch.where(none, first, total)

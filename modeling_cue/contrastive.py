@@ -48,6 +48,13 @@ def info_nce(
     return symmetric_info_nce(a, b, logit_scale, positive, ~positive)
 
 
+def scaled_cosines(a: Tensor, b: Tensor, logit_scale: Tensor) -> Tensor:
+    """Cosines (N, M) of unit axes (N, D) and (M, D) times the scale; float32 or better whatever the autocast."""
+    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+    with torch.autocast(a.device.type, enabled=False):
+        return a.to(wide) @ b.to(wide).T * logit_scale
+
+
 def symmetric_info_nce(
     a: Tensor, b: Tensor, logit_scale: Tensor | float, positive: Tensor, negative: Tensor
 ) -> Tensor:

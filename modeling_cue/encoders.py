@@ -7,15 +7,16 @@ in `FAMILIES`; the rest of the code loops over these tables.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from .encoders_audio import run_clap, run_spectrogram, run_waveform, run_whisper
-from .encoders_run import TEXT_CHUNKS, TowerOutput, run_clip, run_image, run_text, run_whole_text
+from .encoders_run import TEXT_CHUNKS, TowerOutput, run_clip, run_image, run_mae, run_text, run_whole_text
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ FAMILIES = {
         "ClapAudioModel", run_clap, ("pooler_output",), pretrained=("ClapAudioModelWithProjection", "audio_model")
     ),
     "videomae": Family("VideoMAEModel", run_clip, ("mean",)),
+    "vit_mae": Family("ViTMAEModel", run_mae, ("cls",), fields=(("mask_ratio", 0.0),)),
 }
 # Checkpoints of two towers: the half that a modality needs, by the name of its sub-config.
 HALVES = {
@@ -101,6 +103,7 @@ READS: dict[Callable[..., TowerOutput], tuple[str, ...]] = {
     run_text: ("text",),
     run_whole_text: ("text",),
     run_image: ("image", "video"),
+    run_mae: ("image", "video"),
     run_whisper: ("audio",),
     run_waveform: ("audio",),
     run_spectrogram: ("audio",),
@@ -164,6 +167,8 @@ def feature_size(config: PreTrainedConfig, pooler: str) -> int:
     """Width of what a pooler makes of a tower's output; see `hidden_size`."""
     if config.model_type == "siglip_text_model" and pooler == "pooler_output":
         return config.projection_size
+    if config.model_type == "timm_wrapper" and pooler == "pooler_output":
+        return _timm_widths(config)[1]
     return hidden_size(config)
 
 
@@ -175,26 +180,33 @@ def hidden_size(config: PreTrainedConfig) -> int:
     if getattr(config, "hidden_sizes", None):
         return config.hidden_sizes[-1]
     if config.model_type == "timm_wrapper":
-        features = (config.pretrained_cfg or {}).get("num_features")
-        return features or _timm_num_features(config.architecture, config.model_args)
+        return _timm_widths(config)[0]
     raise ValueError(f"the width of a tower of family {config.model_type!r} is not known: it has no hidden_size")
 
 
-def _timm_num_features(architecture: str, model_args: dict | None) -> int:
+def _timm_widths(config: Any) -> tuple[int, int]:
+    """Widths of a timm model's tokens, and of what it pools, which a convolution of its head may have widened."""
     try:
         import timm
     except ImportError as error:
         raise ImportError("a timm tower needs timm: pip install timm") from error
     with torch.device("meta"):
-        model: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **(model_args or {}))
-        return model.num_features
+        model: Any = timm.create_model(
+            config.architecture, pretrained=False, num_classes=0, **(config.model_args or {})
+        )
+    return model.num_features, getattr(model, "head_hidden_size", None) or model.num_features
 
 
-def _tower_class(family: Family) -> Any:
+def _tower_class(config: PreTrainedConfig, family: Family) -> tuple[Any, dict[str, Any]]:
+    """The class of a tower, and arguments that keep it from building a pooler which nothing here reads."""
+    if family.class_name == "AutoModel":
+        found: Any = transformers.MODEL_MAPPING[type(config)]
+        found = found[0] if isinstance(found, tuple) else found
+        return found, dict(_NO_POOLER) if "add_pooling_layer" in signature(found).parameters else {}
     if "." not in family.class_name:
-        return getattr(transformers, family.class_name)
+        return getattr(transformers, family.class_name), dict(family.init)
     module, _, name = family.class_name.rpartition(".")
-    return getattr(__import__(module, fromlist=[name]), name)
+    return getattr(__import__(module, fromlist=[name]), name), dict(family.init)
 
 
 def _settle(config: PreTrainedConfig, family: Family) -> None:
@@ -206,11 +218,9 @@ def build_tower(config: PreTrainedConfig, modality: str) -> PreTrainedModel:
     """A tower with fresh weights, built from its configuration alone: nothing is downloaded."""
     family = tower_family(config, modality)
     _settle(config, family)
-    tower_class = _tower_class(family)
+    tower_class, init = _tower_class(config, family)
     # `_from_config` sets dtype and attention of the tower, as it does for every sub-model of `transformers`.
-    if tower_class is AutoModel:
-        return AutoModel.from_config(config)
-    return tower_class._from_config(config, **dict(family.init))
+    return tower_class._from_config(config, **init)
 
 
 def load_tower(name: str, modality: str, **kwargs: Any) -> PreTrainedModel:
@@ -230,15 +240,22 @@ def load_tower(name: str, modality: str, **kwargs: Any) -> PreTrainedModel:
             f"{modality} encoder {name!r} could not be loaded: give the name of a model on the Hub or a local folder "
             f"that holds a config.json ({error})"
         ) from error
+    if config.model_type not in transformers.CONFIG_MAPPING:
+        raise ValueError(
+            f"{modality} encoder {name!r} is of the family {config.model_type!r}, which transformers does not know, "
+            "so that a saved CUE could not be loaded again: register its classes by AutoConfig.register and "
+            "AutoModel.register, here and wherever the CUE is loaded"
+        )
     half = HALVES.get((config.model_type, "image" if modality == "video" else modality))
     config = getattr(config, half) if half else config
     family = tower_family(config, modality)
     _settle(config, family)
     if family.pretrained:
         whole, part = family.pretrained
-        loader, init = getattr(transformers, whole), {}
+        loader: Any = getattr(transformers, whole)
+        init: dict[str, Any] = {}
     else:
-        loader, init, part = _tower_class(family), dict(family.init), ""
+        (loader, init), part = _tower_class(config, family), ""
     with _quiet():
         tower, info = loader.from_pretrained(name, config=config, output_loading_info=True, **init, **kwargs)
     if part:

@@ -18,6 +18,11 @@ def run_whisper(tower: Any, input_features: Tensor, mask: Tensor | None, *, crop
     features = input_features.to(tower.dtype)
     if mask is None:
         mask = torch.ones(features.shape[0], features.shape[-1], dtype=torch.long, device=features.device)
+    if mask.shape != (features.shape[0], features.shape[-1]):
+        raise ValueError(
+            f"input_features_mask has the shape {tuple(mask.shape)}, input_features {tuple(features.shape)}: give a "
+            "mask with one value for each frame"
+        )
     if not crop:
         return TowerOutput(tower(input_features=features).last_hidden_state, mask[:, ::2].bool(), None)
     longest = int(mask.sum(-1).max())

@@ -64,9 +64,17 @@ def run_image(tower: PreTrainedModel, pixel_values: Tensor, mask: Tensor | None,
     # Convolutions run faster with channels last: EfficientNet-lite0 on a CPU 1.5 times.
     output = tower(pixel_values=pixel_values.to(tower.dtype, memory_format=torch.channels_last))
     tokens, pooled = output.last_hidden_state, output.get("pooler_output")
-    if tokens.ndim == 4:  # a convolutional map (B, H, height, width)
-        tokens = tokens.flatten(2).transpose(1, 2)
+    if tokens.ndim == 4:  # a map, (B, H, height, width) but for some of timm's
+        last = getattr(getattr(tower, "timm_model", None), "output_fmt", "NCHW") == "NHWC"
+        tokens = tokens.flatten(1, 2) if last else tokens.flatten(2).transpose(1, 2)
     return TowerOutput(tokens, None, None if pooled is None else pooled.flatten(1))
+
+
+def run_mae(tower: Any, pixel_values: Tensor, mask: Tensor | None, **_: Any) -> TowerOutput:
+    """A tower that shuffles patches by noise and hides some (ViTMAE): by growing noise they keep their places."""
+    places = torch.arange(tower.embeddings.patch_embeddings.num_patches, device=pixel_values.device)
+    noise = places.float().expand(len(pixel_values), -1)
+    return TowerOutput(tower(pixel_values=pixel_values.to(tower.dtype), noise=noise).last_hidden_state, None, None)
 
 
 def run_clip(tower: PreTrainedModel, pixel_values: Tensor, mask: Tensor | None, **_: Any) -> TowerOutput:

@@ -12,6 +12,7 @@ from .dropout import ByteDropout
 
 # Rows that are pooled together at least, and the most chunks that a batch is pooled in.
 ROWS_PER_CHUNK, CHUNKS = 64, 8
+MOST_LOGIT_SCALE = math.log(100.0)
 
 
 class AttentionPooler(nn.Module):
@@ -54,6 +55,7 @@ class AttentionPooler(nn.Module):
     def _pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         batch, length, _ = tokens.shape
         seen = torch.ones(batch, length, dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
+        seen = seen | ~seen.any(1, keepdim=True)  # a row of nothing but padding, as the softmax needs one token
         if self.training and self.token_dropout:
             kept = seen & (torch.rand(seen.shape, device=seen.device) >= self.token_dropout)
             # A row that would lose every token keeps all of them.
@@ -138,10 +140,25 @@ def _radius_logit(radius: float) -> float:
     return math.log(radius / (math.pi - radius))
 
 
+class _Bounded(torch.autograd.Function):
+    """The lesser of a tensor and a bound; at the bound and over it a gradient still leads back, and none further."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, most: float) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.most = most
+        return value.clamp(max=most)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (value,) = ctx.saved_tensors
+        return torch.where(value >= ctx.most, gradient.clamp(min=0), gradient), None
+
+
 class Scales(nn.Module):
     """The learned scalars of the losses: returns (logit_scale, containment_scale, containment_bias), float32.
 
-    `logit_scale` is exp of its parameter, clamped to 100 (Radford et al., CLIP, ICML 2021).
+    `logit_scale` is exp of its parameter, at most 100 (Radford et al., CLIP, ICML 2021).
     """
 
     def __init__(self, logit_scale_init: float, containment_scale_init: float):
@@ -159,7 +176,7 @@ class Scales(nn.Module):
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         return (
-            self.logit_scale.float().exp().clamp(max=100.0).squeeze(0),
+            _Bounded.apply(self.logit_scale.float(), MOST_LOGIT_SCALE).exp().squeeze(0),
             self.containment_scale.float().exp().squeeze(0),
             # A copy: DistributedDataParallel takes a parameter that is itself an output for an unused one.
             self.containment_bias.float().clone().squeeze(0),

@@ -1,6 +1,5 @@
 """Images from whatever a user or a data set has at hand."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -34,19 +33,16 @@ def load_image(value: Any, draft_edge: int = 0) -> Image.Image:
 
 def _read_image(source: Any, name: str, draft_edge: int = 0) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # complaints about metadata
-            if isinstance(source, Image.Image):
-                return _to_rgb(source, name)
-            with Image.open(source) as image:
-                _check_size(image, name)
-                if draft_edge:
-                    image.draft(None, (draft_edge, draft_edge))
-                return _to_rgb(image, name)
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, name)
+        with Image.open(source) as image:
+            _check_size(image, name)
+            if draft_edge:
+                image.draft(None, (draft_edge, draft_edge))
+            return _to_rgb(image, name)
     except MediaError:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise MediaError(f"{name} is too large to be decoded safely: shrink it ({error})") from error
     except UnidentifiedImageError as error:  # what Pillow says of it is where an object lies in memory
         raise MediaError(f"{name} is no image that can be read, or is cut off: replace it") from error
@@ -68,7 +64,7 @@ def _check_size(image: Image.Image, name: str) -> None:
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image, name)
     # Both would copy an image that is as it should be.
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+    if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         image = _image_of_array(np.asarray(image))
@@ -81,6 +77,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return image.convert("RGB")
     image.load()
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # broken metadata is no reason to lose a good image, and raises nearly anything
+        return 1
 
 
 def _image_of_array(array: np.ndarray) -> Image.Image:

@@ -10,6 +10,7 @@ more on hard edges of images twice as high as wide, where Pillow takes the rows 
 size differs by more, so that is a switch of its own (`jpeg_draft`), which is off.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ class ImagePipeline:
         self.image_processor, self.fast, self.jpeg_draft = image_processor, fast, jpeg_draft
         self.spec = read_spec(image_processor) if fast else None
         self.backend = faster_backend() if self.spec else ""
-        self._settings = dict(vars(image_processor))
+        self._settings = copy.deepcopy(vars(image_processor))
 
     def is_of(self, image_processor: Any, fast: bool, jpeg_draft: int) -> bool:
         """Whether it was made of these, and the image processor has not changed since."""

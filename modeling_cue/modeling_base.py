@@ -47,7 +47,8 @@ class CUEOutput(ModelOutput):
 
     Args:
         loss: scalar, with `return_loss=True`: the mean InfoNCE over pairs of the modalities given.
-        logits_per_image, logits_per_text: (N_image, N_text) and its transpose: cosines times the scale.
+        logits_per_image, logits_per_text: (N_image, N_text) and its transpose: cosines times the scale. Without
+            `text_index` and `parts`, which training gives: its losses never hold all pairs.
         text_embeds, image_embeds, audio_embeds, video_embeds: (N, D), unit axes.
         text_radius, image_radius, audio_radius, video_radius: (N,), radians in (0, pi).
         composed_embeds, composed_radius, composed_empty: (C, D), (C,), (C,) bool: the compounds of `parts`.

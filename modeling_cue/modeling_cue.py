@@ -11,12 +11,15 @@ from transformers import PreTrainedModel
 from .composition import CompositionLayer
 from .cones import Cone
 from .configuration_cue import CUEConfig
-from .contrastive import info_nce
+from .contrastive import info_nce, scaled_cosines
 from .encoders import MODALITIES, build_tower, feature_size, tower_pooler, whole_clips
 from .heads import AttentionPooler, ProjectionHead, Scales
 from .modeling_base import CUEOutput
 from .modeling_towers import CUETowers
 from .tower_sources import load_known_tower
+
+# What `get_text_cones` and its like may be given: what a processor or a tokenizer returned, whole.
+_INPUT_NAMES = {"token_type_ids"} | {name for m in MODALITIES.values() for name in (m.input_name, m.mask_name) if name}
 
 
 class CUEModel(CUETowers):
@@ -31,6 +34,7 @@ class CUEModel(CUETowers):
 
     def __init__(self, config: CUEConfig, towers: dict[str, PreTrainedModel] | None = None):
         super().__init__(config)
+        config.check()  # `from_pretrained` sets fields that its caller names after the configuration was built
         if not config.modalities:
             raise ValueError(
                 "CUEModel: the configuration has no modality; give at least one of text_config, image_config, "
@@ -133,6 +137,8 @@ class CUEModel(CUETowers):
         config = cls.config_class(**fields, video_uses_image_tower=shared, **config_fields)
         dtype = (encoder_kwargs or {}).get("dtype")
         model: Any = cls(config, towers)
+        if isinstance(dtype, str) and dtype != "auto":
+            dtype = getattr(torch, dtype)  # as `transformers` reads it
         return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 
     # ------------------------------------------------------------------ embedding
@@ -147,6 +153,11 @@ class CUEModel(CUETowers):
     def _cones(self, modality: str, inputs: dict[str, Any]) -> Cone:
         spec = MODALITIES[modality]
         self._require(modality)
+        if unknown := inputs.keys() - _INPUT_NAMES:
+            raise TypeError(
+                f"get_{modality}_cones got {', '.join(sorted(unknown))}, which no input is called: it takes "
+                f"{' and '.join(filter(None, (spec.input_name, spec.mask_name)))}"
+            )
         if inputs.get(spec.input_name) is None:
             raise ValueError(f"{modality} needs {spec.input_name}; got {', '.join(inputs) or 'nothing'}")
         mask = inputs.get(spec.mask_name) if spec.mask_name else None
@@ -231,7 +242,8 @@ class CUEModel(CUETowers):
                 mask = given.get(f"{modality}_features_mask")
                 cones[modality] = self.embed_features(modality, given[f"{modality}_features"], mask)
             elif given[spec.input_name] is not None:
-                cones[modality] = self._cones(modality, given)
+                named = (spec.input_name, spec.mask_name)
+                cones[modality] = self._cones(modality, {name: given[name] for name in named if name})
         if not cones:
             names = ", ".join(MODALITIES[m].input_name for m in self.config.modalities)
             raise ValueError(f"no modality given: pass at least one of {names}")
@@ -247,8 +259,8 @@ class CUEModel(CUETowers):
             compound = self.compose(Cone.cat(list(cones.values())).take(parts.clamp(min=0)), parts >= 0)
             fields |= {"composed_embeds": compound.axis, "composed_radius": compound.radius}
             fields["composed_empty"] = compound.empty
-        if "text" in cones and "image" in cones:
-            fields["logits_per_image"] = cones["image"].axis @ cones["text"].axis.T * logit_scale
+        if "text" in cones and "image" in cones and text_index is None and parts is None:
+            fields["logits_per_image"] = scaled_cosines(cones["image"].axis, cones["text"].axis, logit_scale)
             fields["logits_per_text"] = fields["logits_per_image"].T
         if return_loss:
             fields["loss"] = self._loss(cones, logit_scale)

@@ -89,9 +89,10 @@ class CUETowers(CUEPreTrainedModel):
         """The token embeddings of the text tower.
 
         Raises:
-            ValueError: this model has no text modality.
+            NotImplementedError: this model has no text modality. `transformers` and peft then ask the towers.
         """
-        self._require("text")
+        if "text" not in self._poolers:
+            raise NotImplementedError(f"this CUE has no text modality; it has {', '.join(self._poolers)}")
         return self.text_tower.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:

@@ -13,7 +13,7 @@ from .media_audio import load_audio
 from .media_extract import extract
 from .media_pixels import ImagePipeline, without_crop
 from .media_video import load_video
-from .processing_parts import PARTS, image_part, load_part, text_habits, video_habits
+from .processing_parts import HUB_OPTIONS, PARTS, image_part, load_part, text_habits, video_habits
 
 LONGEST_TEXT = 512  # where a tokenizer states no length of its own
 TEXT_OPTIONS = ("padding", "truncation", "max_length")  # of a call, handed to the tokenizer
@@ -99,13 +99,15 @@ class CUEProcessor(ProcessorMixin):
         audio: str | None = None,
         video: str | None = None,
         whole_image: bool = False,
+        encoder_kwargs: dict[str, Any] | None = None,
         **settings: Any,
     ) -> "CUEProcessor":
         """The processor of towers by Hub name or local folder, as in `CUEModel.from_encoders`.
 
         `whole_image` squashes the whole image to the tower's size, in place of its habit of cropping the middle.
-        `settings` are the keyword arguments of the class; those of texts, and `num_frames`, default to the habits of
-        the towers.
+        `encoder_kwargs` may be those that `CUEModel.from_encoders` got: what says where files are (revision, token,
+        cache_dir and the like) is heeded. `settings` are the keyword arguments of the class; those of texts, and
+        `num_frames`, default to the habits of the towers.
 
         Raises:
             ValueError: no modality given, or an encoder that has no processor of its kind.
@@ -118,12 +120,13 @@ class CUEProcessor(ProcessorMixin):
         }
         if not any(names.values()):
             raise ValueError("no modality given: name at least one encoder, e.g. text='intfloat/e5-base-v2'")
-        parts = {part: load_part(part, name) for part, name in names.items() if name is not None}
+        options = {key: value for key, value in (encoder_kwargs or {}).items() if key in HUB_OPTIONS}
+        parts = {part: load_part(part, name, **options) for part, name in names.items() if name is not None}
         if whole_image:
             parts |= {part: without_crop(one) for part, one in parts.items() if part.endswith("image_processor")}
-        habits = text_habits(str(text)) if text is not None else {}
+        habits = text_habits(str(text), **options) if text is not None else {}
         if video not in (None, "image", image):
-            habits |= video_habits(str(video))
+            habits |= video_habits(str(video), **options)
         return cls(**parts, **habits | settings)
 
     def __call__(

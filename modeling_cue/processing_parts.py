@@ -17,15 +17,17 @@ PARTS: dict[str, Any] = {
     "feature_extractor": AutoFeatureExtractor,
     "frame_image_processor": AutoImageProcessor,
 }
+# Arguments of `from_pretrained` that say which files it takes, and from where.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "trust_remote_code")
 # Families whose text tower reads padding too, as it was trained on texts of one length.
 WHOLE_TEXTS = ("siglip", "siglip_text_model")
 
 
-def text_habits(name: str) -> dict[str, Any]:
+def text_habits(name: str, **options: Any) -> dict[str, Any]:
     """Settings of a CUEProcessor that are the habit of a text tower."""
     habits: dict[str, Any] = {}
     habits["text_prefix"] = next((prefix for pattern, prefix in PREFIX_HABITS if pattern.search(name)), "")
-    config = _stated(name)
+    config = _stated(name, **options)
     if config.get("model_type") in WHOLE_TEXTS:
         text = transformers.AutoConfig.for_model(**config)
         text = getattr(text, "text_config", text)
@@ -33,23 +35,23 @@ def text_habits(name: str) -> dict[str, Any]:
     return habits
 
 
-def video_habits(name: str) -> dict[str, Any]:
+def video_habits(name: str, **options: Any) -> dict[str, Any]:
     """Settings of a CUEProcessor that are the habit of a video tower: one of whole clips states its frames."""
-    config = _stated(name)
+    config = _stated(name, **options)
     return {"num_frames": config["num_frames"]} if "num_frames" in config else {}
 
 
-def _stated(name: str) -> dict[str, Any]:
+def _stated(name: str, **options: Any) -> dict[str, Any]:
     """What a tower's config.json says; nothing where there is none."""
     try:
-        return PreTrainedConfig.get_config_dict(name)[0]
+        return PreTrainedConfig.get_config_dict(name, **options)[0]
     except OSError:
         return {}
 
 
-def load_part(part: str, name: str) -> Any:
+def load_part(part: str, name: str, **options: Any) -> Any:
     try:
-        return PARTS[part].from_pretrained(name)
+        return PARTS[part].from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name!r} has no {part} that can be loaded: give the name of a model on the Hub or a local "

@@ -87,7 +87,9 @@ class CUESentenceModule(InputModule):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         """The cones of a batch: `sentence_embedding` (N, D), unit axes, and `radius` (N,), radians in (0, pi)."""
-        cones = getattr(self.model, f"get_{features.get('modality', 'text')}_cones")(**features)
+        modality = features.get("modality", "text")
+        inputs = {name: features[name] for name in self.processor.model_input_names if name in features}
+        cones = getattr(self.model, f"get_{modality}_cones")(**inputs)
         return {"sentence_embedding": cones.axis, "radius": cones.radius}
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:

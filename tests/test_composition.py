@@ -40,6 +40,25 @@ def test_one_part_is_its_own_compound(layer):
     assert not compound.empty.any()
 
 
+def test_a_part_that_is_empty_leaves_nothing_inside(layer):
+    given = cones(3, 2)
+    given = Cone(given.axis, given.radius + 1.5, torch.tensor([[True, False], [False, False], [False, True]]))
+    assert layer(given).empty.tolist() == [True, False, True]
+    assert layer(given, torch.tensor([[0, 1], [1, 1], [0, 1]])).empty.tolist() == [False, False, True]
+    assert layer(given[:, :1]).empty.tolist() == [True, False, False]
+
+
+def test_parts_that_cancel_out_give_the_first_axis():
+    layer = CompositionLayer(8, 16, 2, 1, 0.01)
+    layer.reset_parameters()
+    axis = cones(1, 1).axis
+    axis = torch.cat([axis, -axis], 1).requires_grad_()
+    compound = layer(Cone(axis, torch.full((1, 2), 3.0)))
+    torch.testing.assert_close(compound.axis, axis[:, 0])
+    (compound.axis.sum() + compound.radius.sum()).backward()
+    assert axis.grad.abs().max() < 10
+
+
 def test_padding_does_not_matter(layer):
     given = cones(2, 4)
     mask = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0]]).bool()

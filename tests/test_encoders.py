@@ -1,5 +1,6 @@
 """Every family of towers, with its real config and processor classes: CUE's tower says what the bare one says."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,8 @@ def test_tower_gives_what_the_bare_tower_gives(family, encoders):
         if family.startswith("clap"):  # whose audio tower does not find its part of the whole checkpoint
             bare = hf.ClapAudioModelWithProjection.from_pretrained(encoders[family]).audio_model.eval()
         else:
-            bare = getattr(hf, kind.bare).from_pretrained(encoders[family]).eval()
+            shown = {"mask_ratio": 0.0} if family == "vit_mae" else {}
+            bare = getattr(hf, kind.bare).from_pretrained(encoders[family], **shown).eval()
         pooler = model.pooler_name(kind.modality)
         if kind.bare in ("Wav2Vec2Model", "HubertModel"):
             # One by one, without padding: half of the family was trained without a mask.
@@ -234,6 +236,53 @@ def test_save_and_reload_gives_the_same_cones(family, pooler, encoders, tmp_path
     exact = {"rtol": 0, "atol": 1e-6 if family == "clap_fused" else 0}
     torch.testing.assert_close(before.axis, after.axis, **exact)
     torch.testing.assert_close(before.radius, after.radius, **exact)
+
+
+TIMM = {
+    "mobilenetv3_small_050": {},  # a convolution of its head widens what is pooled
+    "swin_tiny_patch4_window7_224": {
+        "img_size": 32, "embed_dim": 16, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4,
+    },  # its tokens have channels last
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pooler", ["pooler_output", "mean", "attention"])
+@pytest.mark.parametrize("architecture", TIMM)
+def test_timm_towers_of_other_layouts(architecture, pooler, tmp_path):
+    config = hf.TimmWrapperConfig(architecture=architecture, model_args=TIMM[architecture])
+    tower = hf.TimmWrapperModel(config).eval()
+    tower.save_pretrained(tmp_path / "tower")
+    model = CUEModel.from_encoders(image=str(tmp_path / "tower"), poolers={"image": pooler}, **FIELDS).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert model(pixel_values=pixels).image_embeds.shape == (2, FIELDS["projection_dim"])
+        output = tower(pixel_values=pixels)
+        found = model.tower_features("image", pixels)[0]
+        swin = architecture.startswith("swin")
+        mean = output.last_hidden_state.mean((1, 2) if swin else (2, 3))
+        expected = output.pooler_output if pooler == "pooler_output" else mean
+        torch.testing.assert_close(found.mean(1) if pooler == "attention" else found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tower_outside_the_table_needs_no_pooler_of_its_own(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    whole = hf.CamembertForMaskedLM(hf.CamembertConfig(**sizes, vocab_size=50))  # which has none to save
+    whole.save_pretrained(tmp_path / "tower")
+    model = CUEModel.from_encoders(text=str(tmp_path / "tower"), poolers={"text": "mean"}, **FIELDS)
+    assert model.text_tower.pooler is None
+    model.save_pretrained(tmp_path / "cue")
+    assert hf.AutoModel.from_pretrained(tmp_path / "cue").text_tower.pooler is None
+
+
+def test_a_family_of_remote_code_is_refused_before_training(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "foo_bert", "auto_map": {"AutoConfig": "own.FooConfig"}})
+    )
+    (tmp_path / "own.py").write_text(
+        "from transformers import BertConfig\nclass FooConfig(BertConfig):\n    model_type = 'foo_bert'\n"
+    )
+    with pytest.raises(ValueError, match="family 'foo_bert', which transformers does not know"):
+        CUEModel.from_encoders(text=str(tmp_path), encoder_kwargs={"trust_remote_code": True}, **FIELDS)
 
 
 def test_only_the_half_that_is_needed_is_built(encoders):

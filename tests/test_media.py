@@ -4,6 +4,8 @@ import io
 import struct
 import sys
 import tracemalloc
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import av
@@ -485,3 +487,19 @@ def test_real_files(shared):
     for row in batch:
         assert min(load_image(row["image"]).size) > 100
         assert 0.5 < len(load_audio(row["audio"], 16000)) / 16000 < 30
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_broken_metadata_lose_no_good_image(kind):
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, kind, exif=b"garbage!")
+    assert load_image(buffer.getvalue()).size == (20, 10)
+
+
+def test_images_read_in_threads_leave_warnings_as_they_are():
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), "red").save(buffer, "JPEG")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: load_image(buffer.getvalue()), range(400)))
+    assert warnings.filters == before

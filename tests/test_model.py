@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
@@ -158,10 +159,40 @@ def test_initial_values(encoders, inputs):
     assert output.containment_bias.item() == 0.0
 
 
-def test_logit_scale_is_clamped_to_100(model, inputs):
+@pytest.mark.parametrize("value", [math.log(100), 4.6052, 9.0])
+def test_logit_scale_is_at_most_100_and_can_come_back(model, inputs, value):
     with torch.no_grad():
-        model.scales.logit_scale.fill_(9.0)
-        assert model(**inputs).logit_scale.item() == 100.0
+        model.scales.logit_scale.fill_(value)
+    for leads_back in (1, -1):
+        scale = model(**inputs).logit_scale
+        assert scale.item() == pytest.approx(100.0, rel=1e-6)
+        model.scales.logit_scale.grad = None
+        (leads_back * scale).backward()
+        assert model.scales.logit_scale.grad.item() == pytest.approx(100.0 if leads_back == 1 else 0.0, rel=1e-6)
+
+
+def test_logits_are_float32_under_autocast_and_left_out_of_training(model, inputs):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = model(**inputs)
+        assert output.logits_per_image.dtype == torch.float32
+        expected = output.image_embeds.double() @ output.text_embeds.double().T * output.logit_scale
+        torch.testing.assert_close(output.logits_per_image.double(), expected, rtol=1e-5, atol=1e-4)
+        # Of captions and phrases together, by the rows of a batch, they mean nothing and take a matrix of all pairs.
+        assert model(**inputs, text_index=torch.tensor([0, 1, 1])).logits_per_image is None
+        assert model(**inputs, parts=torch.tensor([[0, 1]])).logits_per_image is None
+
+
+def test_a_misspelt_argument_is_refused(model, inputs):
+    both = {name: inputs[name] for name in ("input_ids", "pixel_values")}
+    assert model.get_text_cones(**both, token_type_ids=torch.zeros(2, 6)).shape == (2,)
+    with pytest.raises(TypeError, match="attention_msk, which no input is called: it takes input_ids and attention_m"):
+        model.get_text_cones(input_ids=inputs["input_ids"], attention_msk=inputs["attention_mask"])
+
+
+def test_a_mask_of_sounds_must_fit(model, inputs):
+    features = inputs["input_features"]
+    with pytest.raises(ValueError, match=r"input_features_mask has the shape \(2, 30\), input_features"):
+        model.get_audio_cones(input_features=features, input_features_mask=torch.ones(2, 30))
 
 
 def test_frozen_towers_have_no_gradient_and_no_dropout(model, inputs):
@@ -238,13 +269,35 @@ def test_gradient_checkpointing_reaches_every_tower_and_changes_no_gradient(enco
     assert not checkpointed.image_tower.timm_model.stages[0].grad_checkpointing
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # which peft asks for
 def test_input_embeddings(model, encoders):
     assert model.get_input_embeddings() is model.text_tower.get_input_embeddings()
     model.set_input_embeddings(torch.nn.Embedding(7, 16))
     assert model.text_tower.get_input_embeddings().num_embeddings == 7
     blind = CUEModel.from_encoders(image=str(encoders["vit"]), projection_dim=16, composition_dim=16)
-    with pytest.raises(ValueError, match="has no text modality"):
+    with pytest.raises(NotImplementedError, match="has no text modality"):
         blind.get_input_embeddings()
+    blind.enable_input_require_grads()  # of its towers, as transformers does then
+    adapted = get_peft_model(blind, LoraConfig(target_modules=["q_proj", "v_proj"]))
+    adapted(pixel_values=torch.randn(2, 3, 32, 32)).image_embeds[0, 0].backward()
+    assert any(p.grad is not None for n, p in adapted.named_parameters() if "lora" in n)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_a_dtype_by_name_reaches_the_heads_too(encoders, dtype, tmp_path):
+    options = {"projection_dim": 16, "composition_dim": 16, "encoder_kwargs": {"dtype": dtype}}
+    model = CUEModel.from_encoders(image=str(encoders["vit"]), **options).eval()
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.bfloat16}
+    model.save_pretrained(tmp_path)
+    pixels = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    with torch.no_grad():
+        assert torch.equal(CUEModel.from_pretrained(tmp_path)(**pixels).image_embeds, model(**pixels).image_embeds)
+
+
+def test_fields_that_loading_sets_are_checked_too(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="min_radius=7 is not valid"):
+        CUEModel.from_pretrained(tmp_path, min_radius=7)
 
 
 def test_parts_index_the_rows_of_all_modalities(model, inputs):
@@ -327,3 +380,11 @@ def test_dropout_of_heads_keeps_the_mean_and_drops_its_share(p):
     assert torch.equal(given.grad, dropped.detach())
     assert torch.equal(dropout.eval()(given), given)
     assert torch.equal(ByteDropout(0.0)(given), given)
+
+
+def test_a_row_of_nothing_but_padding_is_pooled_like_the_mean():
+    pooler = AttentionPooler(4, queries=2)
+    tokens, mask = torch.randn(2, 3, 4), torch.tensor([[1, 1, 0], [0, 0, 0]])
+    pooled = pooler(tokens, mask)
+    assert torch.isfinite(pooled).all()
+    torch.testing.assert_close(pooled[1, :4], tokens[1].mean(0))

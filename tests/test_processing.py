@@ -1,14 +1,16 @@
 """CUEProcessor: keys, shapes, prefixes, missing parts, and what it refuses."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageColumn
 from PIL import Image
-from transformers import AutoProcessor, CLIPImageProcessor, CLIPImageProcessorPil
+from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessor, CLIPImageProcessorPil
 
-from modeling_cue import CUEProcessor
+from modeling_cue import CUEProcessor, processing_parts
 from modeling_cue.media_files import MediaError
 from modeling_cue.processing_parts import PREFIX_HABITS
 
@@ -270,3 +272,27 @@ def test_sounds_of_bare_samples_are_cut_at_30_s(encoders):
     inputs = processor(audio=[np.ones(31 * 16000, np.float32), WAVE[:100]], sampling_rate=16000)
     assert inputs["input_features"].shape == (2, 30 * 16000)
     assert inputs["input_features_mask"].sum(1).tolist() == [30 * 16000, 400]
+
+
+def test_what_says_where_files_are_reaches_every_part(names, monkeypatch):
+    asked = []
+
+    class Spy:
+        @staticmethod
+        def from_pretrained(name, **options):
+            asked.append(options)
+            return AutoTokenizer.from_pretrained(name, **options)
+
+    monkeypatch.setitem(processing_parts.PARTS, "tokenizer", Spy)
+    given = {"local_files_only": True, "revision": "v1", "dtype": torch.bfloat16, "attn_implementation": "eager"}
+    CUEProcessor.from_encoders(text=names["text"], encoder_kwargs=given)
+    assert asked == [{"local_files_only": True, "revision": "v1"}]
+
+
+def test_settings_changed_in_place_are_heeded(processor):
+    processor = copy.deepcopy(processor)
+    picture = Image.new("RGB", (60, 50), "red")
+    assert processor(images=picture)["pixel_values"].shape[-2:] == (32, 32)
+    own = processor.image_processor
+    own.size["shortest_edge"] = own.crop_size["height"] = own.crop_size["width"] = 48
+    assert processor(images=picture)["pixel_values"].shape[-2:] == (48, 48)

@@ -209,6 +209,14 @@ TOWERS = {
         lambda: (hf.ViTModel(hf.ViTConfig(**LAYERS, image_size=32, patch_size=8)), hf.ViTImageProcessor(**IMAGES)),
         "ViTModel",
     ),
+    "vit_mae": Tiny(
+        "image",
+        lambda: (
+            hf.ViTMAEModel(hf.ViTMAEConfig(**LAYERS, image_size=32, patch_size=8)),
+            hf.ViTImageProcessor(**IMAGES),
+        ),
+        "ViTMAEModel",
+    ),
     "resnet": Tiny(
         "image",
         lambda: (

@@ -111,7 +111,7 @@ def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEMod
         settings["max_text_length"] = model.max_text_length
     if model.pad_audio_to_30s:
         settings["audio_padding"] = "max_length"
-    return cue, CUEProcessor.from_encoders(**names, **settings)
+    return cue, CUEProcessor.from_encoders(**names, encoder_kwargs=kwargs, **settings)
 
 
 def _config_fields(model: ModelArguments) -> dict[str, Any]:
