@@ -111,6 +111,12 @@ class ProjectionHead(nn.Module):
         init.normal_(self.projection.weight, std=self.projection.in_features**-0.5)
         init.constant_(self.radius[-1].bias, _radius_logit(self.radius_init))
 
+    @property
+    def has_initial_radius(self) -> bool:
+        """Whether radii start where the configuration says: nothing has been learned of them."""
+        bias = self.radius[-1].bias
+        return torch.equal(bias, torch.full_like(bias, _radius_logit(self.radius_init)))
+
     @torch.no_grad()
     def set_initial_radius(self, radius: float) -> None:
         """Moves every radius so that an average one lies near `radius`, radians in (0, pi)."""

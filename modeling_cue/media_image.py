@@ -63,6 +63,7 @@ def _check_size(image: Image.Image, name: str) -> None:
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     _check_size(image, name)
+    image.load()  # before its metadata, whose errors are forgiven
     # Both would copy an image that is as it should be.
     if _orientation(image) != 1:
         image = ImageOps.exif_transpose(image)
@@ -75,7 +76,6 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode != "RGB":
         return image.convert("RGB")
-    image.load()
     return image
 
 

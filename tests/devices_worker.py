@@ -14,7 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from test_grad_cache import lively
 from test_trainer import make_trainer
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 from transformers import TrainerCallback
 
 from modeling_cue import CUEProcessor
@@ -28,6 +28,8 @@ CASES = {
     "uneven": (("image",), list(range(10)), {}),
     "chunks": (("image",), ALL_ITEMS, {"per_device_train_batch_size": 1, "contrastive_batch_size": 4}),
     "bf16": (("image",), ALL_ITEMS, {"bf16": True}),
+    # Without phrases the compositional layer gets no gradient.
+    "checkpointed": (("image",), ALL_ITEMS, {"activation_checkpointing": True}),
     "checkpoints": (
         ("image", "audio", "video"),
         ALL_ITEMS,
@@ -40,6 +42,16 @@ CASES = {
     "unalike": (("image",), ALL_ITEMS, {}),
     "dies": (("image",), ALL_ITEMS, {"max_steps": 1000, "num_train_epochs": 1000}),
 }  # fmt: skip
+
+
+class Stream(IterableDataset):
+    """The items of a data set one after another, their number unknown."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __iter__(self):
+        return (self.items[number] for number in range(len(self.items)))
 
 
 class Dies(TrainerCallback):
@@ -63,7 +75,7 @@ def train(
     trainer.train_dataset = Subset(trainer.train_dataset, items or own_items)
     # All phrases in their order: processes would draw others.
     collator = getattr(trainer.data_collator, "collator", trainer.data_collator)
-    collator.phrases_per_caption = None
+    collator.phrases_per_caption = 0 if case == "checkpointed" else None
     if case == "dies":
         trainer.add_callback(Dies())
     if case == "unalike" and trainer.args.process_index == 1:
@@ -110,6 +122,11 @@ def main(output: str, encoders: str, *cases: str) -> None:
         found[case] = {"losses": losses(trainer), "layer": type(trainer.model.text_tower.encoder.layer[0]).__name__}
         if case == "plain":
             trainer.save_model()
+            trainer.args.per_device_eval_batch_size = 1
+            five = Subset(trainer.eval_dataset, range(5))  # three batches of one process, two of the other
+            found[case]["evaluated"] = [
+                trainer.evaluate(rows)["eval_radius_mean_text"] for rows in (five, Stream(five))
+            ]
         if case == "checkpoints":
             name = "eval_radius_mean_image"
             scores = [log[name] for log in trainer.state.log_history if name in log]

@@ -50,7 +50,9 @@ def found(settings: str, folder: Path, encoders: dict[str, Path], *cases: str) -
 
 @pytest.fixture(scope="module")
 def ddp(encoders, tmp_path_factory):
-    return found("cpu_2.yaml", tmp_path_factory.mktemp("ddp"), encoders, "plain", "uneven", "chunks", "bf16")
+    return found(
+        "cpu_2.yaml", tmp_path_factory.mktemp("ddp"), encoders, "plain", "uneven", "chunks", "bf16", "checkpointed"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def fsdp(encoders, tmp_path_factory):
 
 
 # A batch that processes cannot fill alike takes on rows of the start of the epoch.
-ITEMS = {"plain": None, "uneven": [*range(10), 0, 1], "chunks": None}
+ITEMS = {"plain": None, "uneven": [*range(10), 0, 1], "chunks": None, "checkpointed": None}
 
 
 @pytest.mark.parametrize("case", ITEMS)
@@ -101,6 +103,12 @@ def test_fsdp_goes_back_to_the_best_checkpoint_and_on_from_one(fsdp):
     assert case["best"] == pytest.approx(min(case["scores"]), rel=1e-6)
     assert case["again"][-1] == pytest.approx(case["losses"][-1], rel=1e-5)
     assert case["losses"] == pytest.approx(fsdp["plain"]["losses"], rel=1e-5)
+
+
+def test_a_stream_is_evaluated_by_processes_with_unlike_numbers_of_batches(ddp, fsdp):
+    for run in (ddp, fsdp):
+        whole, streamed = run["plain"]["evaluated"]
+        assert streamed == pytest.approx(whole, rel=1e-6)
 
 
 def test_fsdp_refuses_processes_that_would_wait_for_one_another(fsdp):

@@ -20,6 +20,7 @@ from samples import make_rows, png, wav
 
 from modeling_cue import Cone, CUEIndex, CUEModel, CUEProcessor
 from modeling_cue.training.embedder import length_batches
+from modeling_cue.training.lora import add_lora
 from modeling_cue.training.parsing import parse_embed_arguments
 from modeling_cue.training.rows import BadRowError, DataError
 
@@ -127,6 +128,23 @@ def test_an_index_is_made_of_it(embed, data, dtype):
         hits = index.nearest(Cone(axis, torch.tensor([row["radius"]])), 3)[0]
         assert name in hits.ids
         assert hits.metadata("sample")["sample"][hits.ids.index(name)] == row["id"]
+
+
+def test_what_training_with_lora_left_is_a_model(embed, model, processor, data, tmp_path):
+    model.save_pretrained(tmp_path / "base")
+    adapted = add_lora(
+        CUEModel.from_pretrained(tmp_path / "base"), rank=2, alpha=4, dropout=0.0, base=tmp_path / "lora" / "base"
+    )
+    with torch.no_grad():
+        for name, tensor in adapted.named_parameters():
+            if "lora_B" in name:
+                tensor.fill_(0.05)
+    adapted.save_pretrained(tmp_path / "lora")
+    processor.save_pretrained(tmp_path / "lora")
+    found = embed(data, "--split", "test", "--modalities", "text", model=tmp_path / "lora")
+    with torch.no_grad():
+        expected = adapted.eval().get_text_cones(**processor(text=found["text"])).axis
+    torch.testing.assert_close(torch.tensor(found["axis"]), expected, rtol=0, atol=1e-5)
 
 
 def test_one_modality_is_read_without_the_others(embed, data, tmp_path):

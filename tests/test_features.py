@@ -195,6 +195,14 @@ def other_size(model, processor, rows):
     processor.image_processor.do_normalize = False
 
 
+def other_draft(model, processor, rows):
+    processor.jpeg_draft = 1
+
+
+def other_pipeline(model, processor, rows):
+    processor.fast_images = False
+
+
 def other_prefix(model, processor, rows):
     processor.text_prefix = "query: "
 
@@ -209,7 +217,7 @@ def other_images(model, processor, rows):
 
 CHANGES = {
     None: (0, 0), other_weight: (0, 6), other_heads: (2, 0), other_size: (0, 6), other_prefix: (2, 0),
-    other_vocabulary: (2, 0), other_images: (0, 6),
+    other_vocabulary: (2, 0), other_images: (0, 6), other_draft: (0, 6), other_pipeline: (0, 6),
 }  # fmt: skip
 
 

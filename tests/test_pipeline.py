@@ -124,11 +124,19 @@ def test_an_adapter_is_not_shared_without_its_base():
     assert parse_arguments([*flags, "--lora_merge", "true"])[2].hub_strategy == "end"
 
 
-def test_without_an_encoder_the_error_says_what_to_name(folder):
-    arguments = parse_arguments(["--dataset_name", str(folder), "--output_dir", "unused"])
-    rows = load_data(arguments[1], arguments[0])
+def test_without_an_encoder_the_error_says_what_to_name_before_data_are_loaded():
+    model, data, _ = parse_arguments(["--dataset_name", "not/there", "--output_dir", "unused"])
     with pytest.raises(ValueError, match="set text_encoder and image_encoder"):
-        build_model(*arguments, rows)
+        load_data(data, model)
+
+
+def test_texts_are_no_longer_than_the_tower_has_places(folder, names):
+    flags = ["--dataset_name", str(folder), "--output_dir", "unused", "--text_encoder", names["text"]]
+    model, data, training = parse_arguments([*flags, "--max_text_length", "5000"])
+    with pytest.raises(
+        ValueError, match=r"max_text_length=5000 is not valid: the text tower has places for \d+ tokens"
+    ):
+        build_model(model, data, training, None)
 
 
 def parsed(*flags):

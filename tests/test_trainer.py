@@ -211,3 +211,39 @@ def test_compiled_training_takes_the_same_steps(model, processor, tmp_path):
         logs.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert logs[1] == pytest.approx(logs[0], rel=1e-5)
+
+
+def test_heads_that_have_learned_keep_their_radii(model, processor, tmp_path):
+    still = {"max_steps": 1, "learning_rate": 0.0}
+    assert model.text_head.has_initial_radius
+    make_trainer(model, processor, tmp_path, **still).train()
+    started = model.text_head.radius[-1].bias.clone()
+    assert not model.text_head.has_initial_radius
+    with torch.no_grad():
+        model.text_head.radius[-1].bias += 0.5
+    model.save_pretrained(tmp_path / "trained")
+    again = CUEModel.from_pretrained(tmp_path / "trained")
+    make_trainer(again, processor, tmp_path, **still).train()
+    assert torch.equal(again.text_head.radius[-1].bias, started + 0.5)
+
+
+def test_learned_scales_do_not_decay(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path)
+    assert not [name for name in trainer.get_decay_parameter_names(model) if "scales" in name]
+    assert "text_head.projection.weight" in trainer.get_decay_parameter_names(model)
+
+
+def test_terms_take_no_memory_where_nothing_is_logged(model, processor, tmp_path):
+    trainer = make_trainer(model, processor, tmp_path, logging_strategy="no")
+    trainer.train()
+    total, count = trainer._terms["info_nce_t2i"]
+    assert (total.shape, count) == ((), 4)
+
+
+def test_one_process_uses_one_device(tmp_path, caplog):
+    arguments = CUETrainingArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    arguments._n_gpu = 2
+    assert arguments.train_batch_size == 8
+    arguments._keep_to_one_device()
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
+    assert "2 GPUs and one process, which uses the first of them: start with `accelerate launch`" in caplog.text

@@ -1,5 +1,6 @@
 """The arguments of `run_contrastive.py` and `run_embed.py`: data classes, from a YAML file and flags over it."""
 
+import logging
 import os
 import sys
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 ORDERS = ["random", "sequential", "group_by_length"]
 TOWERS = ["whole", "reference"]
@@ -203,6 +206,12 @@ class CUETrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # there is no device to pin for, and PyTorch would warn
         self._choose_workers(on_cpu)
         super().__post_init__()
+        self._keep_to_one_device()
+        checkpointing: Any = self.gradient_checkpointing_kwargs or {}
+        if self.ddp_find_unused_parameters is None and not checkpointing.get("use_reentrant"):
+            # Which weights get a gradient depends on poolers and on what a batch holds. The Trainer looks for those
+            # that get none too, but not under activation checkpointing, as its reentrant kind forbids it.
+            self.ddp_find_unused_parameters = True
         chunks = self.train_batch_size * self.world_size
         size = self.contrastive_batch_size
         if size is not None and (size < 1 or size % chunks):
@@ -212,6 +221,16 @@ class CUETrainingArguments(TrainingArguments):
                 f"per_device_train_batch_size times the number of processes, {chunks}, such as {lower} or "
                 f"{lower + chunks}"
             )
+
+    def _keep_to_one_device(self) -> None:
+        """One process that sees several GPUs uses the first: `DataParallel`, the Trainer's way, would cut batches
+        whose rows are named by their number in the whole batch."""
+        if self.n_gpu > 1:
+            logger.warning(
+                "%d GPUs and one process, which uses the first of them: start with `accelerate launch` to use all",
+                self.n_gpu,
+            )
+            self._n_gpu = 1
 
     def _choose_workers(self, on_cpu: bool) -> None:
         self.workers_are_given = self.dataloader_num_workers is not None

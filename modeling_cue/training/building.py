@@ -23,25 +23,35 @@ OF_A_CHECKPOINT = (
 )  # fmt: skip
 
 
-def build_model(
-    model: ModelArguments, data: DataArguments, training: CUETrainingArguments, rows: Any
-) -> tuple[Any, CUEProcessor]:
-    """Model and processor from a checkpoint, from encoders, or the demo's tiny towers; frozen and adapted as asked."""
-    names: dict[str, Any] = {m: getattr(model, f"{m}_encoder") for m in ("text", "image", "audio", "video")}
-    if model.model_name_or_path:
-        cue, processor = _from_checkpoint(model.model_name_or_path, model)
-    elif any(names.values()):
-        cue, processor = _from_encoders(names, model)
-    elif data.dataset_name == "scenes":
-        texts = (
-            text for row in rows.train for text in (*row["caption"], *(p for line in row["phrases"] for p in line))
-        )
-        cue, processor = build_demo(texts, **_config_fields(model))
-    else:
+def encoder_names(model: ModelArguments, data: DataArguments) -> dict[str, Any]:
+    """The encoder of each modality by name, or None.
+
+    Raises:
+        ValueError: nothing says which model to train. Asked before data are loaded, which may take hours.
+    """
+    names = {m: getattr(model, f"{m}_encoder") for m in ("text", "image", "audio", "video")}
+    if not (model.model_name_or_path or any(names.values()) or data.dataset_name == "scenes"):
         raise ValueError(
             "no encoder named: set text_encoder and image_encoder (audio_encoder, video_encoder), or "
             "model_name_or_path"
         )
+    return names
+
+
+def build_model(
+    model: ModelArguments, data: DataArguments, training: CUETrainingArguments, rows: Any
+) -> tuple[Any, CUEProcessor]:
+    """Model and processor from a checkpoint, from encoders, or the demo's tiny towers; frozen and adapted as asked."""
+    names = encoder_names(model, data)
+    if model.model_name_or_path:
+        cue, processor = _from_checkpoint(model.model_name_or_path, model)
+    elif any(names.values()):
+        cue, processor = _from_encoders(names, model)
+    else:
+        texts = (
+            text for row in rows.train for text in (*row["caption"], *(p for line in row["phrases"] for p in line))
+        )
+        cue, processor = build_demo(texts, **_config_fields(model))
     cue.freeze(model.freeze)
     if training.save_towers == "reference":
         check_sources(cue.config, public=training.push_to_hub)  # better now than when hours of training are saved
@@ -108,6 +118,11 @@ def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEMod
     if model.text_prefix is not None:
         settings["text_prefix"] = model.text_prefix
     if model.max_text_length is not None:
+        longest = getattr(cue.config.text_config, "max_position_embeddings", None)
+        if longest is not None and model.max_text_length > longest:
+            raise ValueError(
+                f"max_text_length={model.max_text_length} is not valid: the text tower has places for {longest} tokens"
+            )
         settings["max_text_length"] = model.max_text_length
     if model.pad_audio_to_30s:
         settings["audio_padding"] = "max_length"

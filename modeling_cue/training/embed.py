@@ -24,6 +24,7 @@ from .embed_store import ConeStore, Totals, cone_features
 from .embedder import Embedder
 from .fingerprint import model_fingerprint
 from .loose import is_loose, loose_rows
+from .lora import is_adapter, load_lora
 from .pipeline import SCENES
 from .rows import BadRows, DataError
 from .scenes import make_scenes
@@ -62,13 +63,15 @@ def load_model(arguments: EmbedArguments, state: PartialState) -> tuple[CUEModel
         ValueError: the checkpoint is not of CUE.
     """
     name = arguments.model_name_or_path
-    found = AutoConfig.from_pretrained(name).model_type
+    adapter = is_adapter(name)  # what training with LoRA left
+    found = CUEModel.config_class.model_type if adapter else AutoConfig.from_pretrained(name).model_type
     if found != CUEModel.config_class.model_type:
         raise ValueError(
             f"{name!r} is a model of type {found!r}, not a CUE: give a folder or repo that run_contrastive.py or "
             "CUEModel.save_pretrained wrote"
         )
-    model = CUEModel.from_pretrained(name, dtype=torch.float32).eval().to(state.device)
+    load = load_lora if adapter else CUEModel.from_pretrained
+    model: Any = load(name, dtype=torch.float32).eval().to(state.device)
     return model, CUEProcessor.from_pretrained(name)
 
 

@@ -37,7 +37,7 @@ images = load_dataset({folder!r}, split={split!r}, filters=[("modality", "==", "
 |---|---|---|
 | `id` | string | the sample; all its captions and media share it |
 | `modality` | string | text, image, audio or video |
-| `caption` | int32 | number of the caption among those of its id, from 0; null for media |
+| `caption` | int32 | number of the caption among those of its id (streamed: in one file), from 0; null for media |
 | `text` | string | the caption itself; null for media |
 | `axis` | {dtype}, list of {dim} | unit vector; the dot product of two is the cosine of their angle |
 | `radius` | float32 | angular radius in radians, in (0, pi) |

@@ -31,9 +31,9 @@ FORMAT = 1  # of the files; another one reads none of the old ones
 # What prepares the input of each modality: the part of the processor, and the settings of its own.
 PREPARED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "text": ("tokenizer", ("text_prefix", "text_padding", "max_text_length")),
-    "image": ("image_processor", ()),
+    "image": ("image_processor", ("fast_images", "jpeg_draft")),
     "audio": ("feature_extractor", ("audio_padding",)),
-    "video": ("frame_image_processor", ("num_frames",)),
+    "video": ("frame_image_processor", ("num_frames", "fast_images", "jpeg_draft")),
 }
 # Where settings came from and went to, which changes no number.
 ORIGIN = {"_name_or_path", "name_or_path", "architectures", "auto_map", "processor_class", "_processor_class"}
@@ -52,6 +52,7 @@ def tower_key(model: Any, processor: Any, modality: str, weights: str, **stored:
     part, own = PREPARED_BY[modality]
     if modality == "video" and processor.frame_image_processor is None:
         part = "image_processor"
+    pipeline = {"image": "pipeline", "video": "frame_pipeline"}.get(modality)
     # The configuration holds the version of transformers too, whose towers and processors may change their numbers.
     settings = {
         "format": FORMAT,
@@ -62,6 +63,7 @@ def tower_key(model: Any, processor: Any, modality: str, weights: str, **stored:
         "crop_audio": model.config.crop_audio,
         "prepared by": _settings(getattr(processor, part)),
         "own settings": {name: getattr(processor, name) for name in own},
+        "resized by": getattr(processor, pipeline).backend if pipeline else "",  # whose pixels differ a little
         "stored": stored,
     }
     return _digest(json.dumps(settings, sort_keys=True, default=_plain).encode())

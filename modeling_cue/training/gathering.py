@@ -51,10 +51,7 @@ def gather_rows(tensor: Tensor) -> Tensor:
     widest = max(int(s[1]) for s in shapes)
     if tensor.ndim == 2 and width < widest:
         tensor = torch.nn.functional.pad(tensor, (0, widest - width))
-    if len(tensor) < max(rows):
-        tensor = torch.cat([tensor, tensor.new_zeros(max(rows) - len(tensor), *tensor.shape[1:])])
-    gathered = _AllGather.apply(tensor)
-    return torch.cat([block[:count] for block, count in zip(gathered, rows, strict=True)])
+    return _all_rows(tensor, rows)
 
 
 def agreed(here: Container[str], names: Sequence[str], device: torch.device) -> list[str]:
@@ -74,9 +71,16 @@ def gather_kinds(embedded: dict[str, Embedded]) -> tuple[dict[str, Embedded], di
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return embedded, embedded
     some = next(iter(embedded.values()))
-    kinds = agreed(embedded, KINDS, some.ids.device)
-    local = {kind: embedded[kind] if kind in embedded else _empty_like(some) for kind in kinds}
-    return local, {kind: _gather_embedded(rows) for kind, rows in local.items()}
+    # Sizes of all kinds at once: to read them waits for the device. -1 rows: this process has no such kind.
+    sizes = torch.tensor(
+        [_sizes(embedded[kind]) if kind in embedded else (-1, 0, 0, 0) for kind in KINDS], device=some.ids.device
+    )
+    told = [torch.empty_like(sizes) for _ in range(dist.get_world_size())]
+    dist.all_gather(told, sizes)
+    by_kind = dict(zip(KINDS, torch.stack(told, 1).tolist(), strict=True))  # of each process
+    by_kind = {kind: found for kind, found in by_kind.items() if any(rows >= 0 for rows, *_ in found)}
+    local = {kind: embedded[kind] if kind in embedded else _empty_like(some) for kind in by_kind}
+    return local, {kind: _gather_embedded(rows, by_kind[kind]) for kind, rows in local.items()}
 
 
 def this_world() -> World:
@@ -92,9 +96,29 @@ def this_world() -> World:
     return World(dist.get_world_size(), total)
 
 
-def _gather_embedded(rows: Embedded) -> Embedded:
-    cone = Cone(gather_rows(rows.cone.axis), gather_rows(rows.cone.radius))
-    return Embedded(cone, *(gather_rows(column) for column in (rows.ids, rows.requires, rows.implies, rows.words)))
+def _sizes(rows: Embedded) -> tuple[int, int, int, int]:
+    return len(rows), rows.requires.shape[1], rows.implies.shape[1], rows.words.shape[1]
+
+
+def _gather_embedded(rows: Embedded, sizes: list[list[int]]) -> Embedded:
+    """All processes' rows of a kind, by their `_sizes`: one message of floats, with gradient, and one of integers."""
+    counts = [max(0, count) for count, *_ in sizes]
+    widths = [max(size[n] for size in sizes) for n in (1, 2, 3)]
+    sets = [
+        torch.nn.functional.pad(column, (0, width - column.shape[1]))
+        for column, width in zip((rows.requires, rows.implies, rows.words), widths, strict=True)
+    ]
+    cones = _all_rows(torch.cat([rows.cone.axis, rows.cone.radius[:, None]], 1), counts)
+    ids, *sets = _all_rows(torch.cat([rows.ids[:, None], *sets], 1), counts).split([1, *widths], dim=1)
+    return Embedded(Cone(cones[:, :-1], cones[:, -1]), ids[:, 0], *sets)
+
+
+def _all_rows(tensor: Tensor, counts: list[int]) -> Tensor:
+    """All processes' rows of a tensor (N, W), of which each process has so many."""
+    if len(tensor) < max(counts):
+        tensor = torch.cat([tensor, tensor.new_zeros(max(counts) - len(tensor), *tensor.shape[1:])])
+    gathered = _AllGather.apply(tensor)
+    return torch.cat([block[:count] for block, count in zip(gathered, counts, strict=True)])
 
 
 def _empty_like(rows: Embedded) -> Embedded:

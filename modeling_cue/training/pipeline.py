@@ -14,7 +14,7 @@ from configuration_cue import CUEConfig
 from ..processing_cue import CUEProcessor
 from .allocator import keep_freed_memory
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
-from .building import checkpoint_config
+from .building import checkpoint_config, encoder_names
 from .collator import CUECollator
 from .data import load_rows
 from .demo import demo_report
@@ -63,6 +63,7 @@ def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
 
 def load_data(data: DataArguments, model: ModelArguments) -> Data:
     """Rows of the three splits, from scenes or from a data set on the Hub or on disk, with the media of the model."""
+    encoder_names(model, data)
     media = _media(model)
     bad_rows = BadRows(data.on_bad_row)
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}

@@ -5,9 +5,9 @@ equally often, and nothing may use the weights of a wrapped module without calli
 wrapped, since towers themselves are run in parts (Whisper's over real frames only).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from ..encoders import MODALITIES
 from ..modeling_cue import CUEModel
 
+T = TypeVar("T")
 INPUTS = (*(spec.input_name for spec in MODALITIES.values()), *(f"{m}_features" for m in MODALITIES), "parts")
 
 
@@ -80,6 +81,27 @@ def under_own_class(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.__class__ = sharded
+
+
+def equally_many(batches: Iterable[T], device: torch.device) -> Iterator[T]:
+    """The batches of this process, the last of them again while another process has more: rows count once anyway.
+
+    Raises:
+        ValueError: a process has no batch at all.
+    """
+    last: T | None = None
+    own = iter(batches)
+    while True:
+        batch = next(own, None)
+        last = last if batch is None else batch
+        told = torch.tensor([int(batch is None), int(last is not None)], device=device)
+        dist.all_reduce(told, dist.ReduceOp.MIN)
+        all_done, all_have_one = told.tolist()
+        if all_done:
+            return
+        if last is None or not all_have_one:
+            raise ValueError("a process has no row to evaluate: use fewer processes, or more rows")
+        yield last
 
 
 def _check_alike(inputs: dict[str, Any], device: torch.device) -> None:

@@ -24,7 +24,7 @@ from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
 from .pairs import CaptionPairs, GroupedByLength
 from .relations import Embedded
-from .sharding import prepare_for_fsdp, under_own_class, whole_scales, whole_texts
+from .sharding import equally_many, prepare_for_fsdp, under_own_class, whole_scales, whole_texts
 
 
 class CUETrainer(TrainerWithLightCheckpoints):
@@ -68,9 +68,10 @@ class CUETrainer(TrainerWithLightCheckpoints):
             prepare_for_fsdp(whole, self.accelerator.state.fsdp_plugin, self.args.device)
         if self.args.torch_compile:
             whole_texts(whole)
-        self._terms: dict[str, list[Tensor]] = defaultdict(list)
+        self._terms: dict[str, tuple[Tensor, int]] = {}  # the sum of each term since the last log, and of how many
         self._seen: dict[str, Embedded] = {}
-        self._started = False
+        # Heads that have learned something, as those of a checkpoint, keep it.
+        self._started = "text" not in whole.config.modalities or not whole.text_head.has_initial_radius
         self._processor = self.processing_class
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +140,8 @@ class CUETrainer(TrainerWithLightCheckpoints):
         local, everywhere = gather_kinds(embedded)
         terms = compute_losses(local, *scalars, self.loss_weights, everywhere, this_world())
         for name, value in terms.items():
-            self._terms[name].append(value.detach())
+            total, count = self._terms.get(name, (0.0, 0))
+            self._terms[name] = (total + value.detach(), count + 1)
         return total_loss(terms, self.loss_weights)
 
     def _start_radii(self) -> None:
@@ -170,7 +172,7 @@ class CUETrainer(TrainerWithLightCheckpoints):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._terms:
-            logs |= {name: round(torch.stack(values).mean().item(), 4) for name, values in self._terms.items()}
+            logs |= {name: round(total.item() / count, 4) for name, (total, count) in self._terms.items()}
             self._terms.clear()
         super().log(logs, start_time)
 
@@ -188,6 +190,10 @@ class CUETrainer(TrainerWithLightCheckpoints):
             super()._save(output_dir, state_dict)
 
     # ------------------------------------------------------------------ optimiser
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As in `Trainer`, without the learned scales: there is no reason to draw them towards 1 (as in CLIP)."""
+        return [name for name in super().get_decay_parameter_names(model) if "scales." not in name]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with `head_learning_rate` for all that is not in a tower, and no decay on norms and biases."""
@@ -263,10 +269,13 @@ class CUETrainer(TrainerWithLightCheckpoints):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Embeds all rows of all processes and measures retrieval and cones; there is no evaluation loss."""
+        batches: Any = dataloader
+        if self.is_fsdp_enabled and isinstance(dataloader.dataset, IterableDataset):
+            batches = equally_many(dataloader, self.args.device)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             embedded = embed_dataset(
                 self.model_wrapped if self.is_fsdp_enabled else self.model,
-                dataloader,
+                batches,
                 self.args.device,
                 show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
