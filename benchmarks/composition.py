@@ -183,8 +183,9 @@ def table(runs: Sequence[dict[str, dict[str, Any]]]) -> str:
     lines = []
     for task, first in runs[0].items():
         inside = statistics.mean(run[task]["inside"] for run in runs)
+        title = "1 caption" if task == "1 captions" else task
         lines += [
-            f"**{task}**: {first['queries']:,} queries, {first['items']:,} items; {inside:.1%} of the compounds of "
+            f"**{title}**: {first['queries']:,} queries, {first['items']:,} items; {inside:.1%} of the compounds of "
             "overlapping parts lie inside all of them",
             "",
             "| R@k, % | " + " | ".join(map(str, RECALL_AT)) + " |",

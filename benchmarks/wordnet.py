@@ -13,8 +13,9 @@ than one. A dimension counts the numbers of a node: an axis in R^dim has one few
 
 The cones start nested, from the roots down, by the given edges alone; for a tree that start is already nearly the
 answer, so two more rows belong to the default table: cones-no-training (the start, untrained) and cones-no-start
-(trained from random cones, as the baselines are, in four times the steps). cones-no-siblings and cones-no-peers leave
-out one loss.
+(trained from random cones, as the baselines are, in four times the steps). What cones know and the baselines do not
+is that siblings, and nodes of one level, lie apart; cones-corrupted trains from random cones with the baselines'
+negatives in place of that, random wrong pairs. cones-no-siblings and cones-no-peers leave out one loss.
 """
 
 import argparse
@@ -42,11 +43,13 @@ METHODS: dict[str, Callable[..., Scores]] = {
     "entailment": train_entailment,
     "disks": train_disks,
     **{f"cones-no-{part}": partial(train_cones, leave_out=(part,)) for part in PARTS},
+    "cones-corrupted": partial(train_cones, leave_out=("start", "siblings", "peers"), corrupted=True),
 }
 TITLES = {
     "cones": "cones, this package",
     "cones-no-training": "their nested start, untrained",
     "cones-no-start": "cones from a random start",
+    "cones-corrupted": "the same, with the baselines' negatives",
     "order": "order embeddings, run here",
     "entailment": "hyperbolic entailment cones, run here",
     "disks": "spherical disks, run here",
@@ -68,7 +71,7 @@ def measure(name: str, folder: Path, test: Path | None, dim: int, percent: int, 
     own_steps = steps or own_steps
     if not name.startswith("cones"):
         own_steps, batch = 2 * own_steps, BASELINE_EDGES[folder.name]
-    if name == "cones-no-start":
+    if name in ("cones-no-start", "cones-corrupted"):
         own_steps *= RANDOM.length
     wall, processor = time.perf_counter(), time.process_time()
     scores = METHODS[name](taxonomy, dim, seed, own_steps, batch)

@@ -103,13 +103,14 @@ def random_cones(taxonomy: Taxonomy, dim: int, generator: torch.Generator) -> Co
 
 
 def train_cones(
-    taxonomy: Taxonomy, dim: int, seed: int, steps: int, batch: int, leave_out: tuple[str, ...] = ()
-) -> Scores:
+    taxonomy: Taxonomy, dim: int, seed: int, steps: int, batch: int, leave_out: tuple[str, ...] = (),
+    corrupted: bool = False,
+) -> Scores:  # fmt: skip
     """Given edges nest, siblings and other nodes of one level lie apart. Scores are margins, in radians.
 
     Half of the edges of a batch are drawn evenly from those that span one level, half from all by the level of the
     parent: the few at the top carry most of the closure. `leave_out`, any of `PARTS`, is for measuring what each part
-    does.
+    does; so is `corrupted`: as the baselines', two random wrong pairs for every edge, which are not to nest.
     """
     generator = torch.Generator().manual_seed(seed)
     start, how = (random_cones, RANDOM) if "start" in leave_out else (initial_cones, NESTED)
@@ -129,6 +130,9 @@ def train_cones(
         for rows in groups[1:]:
             one, other = _ends(rows)
             loss = loss + how.apart * contain(complement(one), other, scale / _root(one.radius + other.radius))
+        if corrupted:
+            child, parent = _ends(take(table(), sampler.corrupted(nested, 2).reshape(-1, 2)))
+            loss = loss + contain(parent, child, scale / _root(parent.radius), holds=False)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -149,11 +153,11 @@ def _root(radius: Tensor) -> Tensor:
     return radius.detach().clamp(min=SMALLEST).sqrt()[:, None, None]
 
 
-def contain(outer: Cone, inner: Cone, scale: Tensor) -> Tensor:
-    """`containment_loss` of (N,) pairs that are all to hold, as N relations of one by one: the mean over them."""
-    holds = torch.ones(len(outer.radius), 1, 1, dtype=torch.long)
-    # The loss gives half of its mass to pairs that do not hold, of which there are none.
-    return 2 * containment_loss(outer[:, None], inner[:, None], holds, scale, 0.0, axes_gradient=True)
+def contain(outer: Cone, inner: Cone, scale: Tensor, holds: bool = True) -> Tensor:
+    """`containment_loss` of (N,) pairs, all to hold or none, as N relations of one by one: the mean over them."""
+    relation = torch.full((len(outer.radius), 1, 1), int(holds))
+    # The loss gives half of its mass to pairs of the other kind, of which there are none.
+    return 2 * containment_loss(outer[:, None], inner[:, None], relation, scale, 0.0, axes_gradient=True)
 
 
 def margins(table: Callable[[], Cone]) -> Scores:

@@ -102,7 +102,8 @@ processor = CUEProcessor.from_pretrained({name})
 """
 SENTENCE = """
 
-With sentence-transformers, `SentenceTransformer({name}, trust_remote_code=True).encode(["a dog"])` returns axes."""
+With sentence-transformers, `SentenceTransformer({name}, trust_remote_code=True).encode(["a dog"])` returns axes; it
+needs `pip install "sentence-transformers>=6.2" pillow av`."""
 MORE = """
 
 With the package `cue-embedder`, containment and zero-shot classification:
@@ -111,7 +112,7 @@ With the package `cue-embedder`, containment and zero-shot classification:
 from modeling_cue import ZeroShotClassifier, pairwise_contains
 
 inside = pairwise_contains(text, {other})  # (text, {other}) bool: does the text contain it?
-classify = ZeroShotClassifier(model, processor, ["dog", "cat"], none_label="none of these")
+classify = ZeroShotClassifier(model, processor, ["dog", "cat"], "a photo of a {{}}.", none_label="none of these")
 answer = classify({example})  # best first: label, score, containment
 ```"""
 
@@ -248,6 +249,8 @@ def _is_path(value: Any) -> bool:
 
 def _use(name: str, modalities: tuple[str, ...], adapter: bool) -> str:
     first, *others = modalities
+    if "/" not in name:  # a bare name would be looked for on the Hub
+        name = f"path/to/{name}"
     lines = [(LOAD_ADAPTER if adapter else LOAD).format(name=json.dumps(name)), "with torch.no_grad():"]
     lines += [f"    {m} = model.get_{m}_cones(**processor({EXAMPLES[m]}))" for m in modalities]
     lines += [f"print({first}.axis.shape, {first}.radius)  # unit vectors (N, D), radians (N,)"]
