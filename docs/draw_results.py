@@ -185,16 +185,19 @@ def median_angles(embedded: dict[str, Embedded]) -> list[str]:
 
 
 def contact_sheet(model: Any, processor: Any, images: Embedded, names: list[str]) -> Figure:
-    """The file names of the best five images of each query, with cosine and whether the query contains the image."""
+    """The file names of the best five images of each query, with cosine, and the query's words in their captions."""
     with torch.no_grad():
         cones = model.get_text_cones(**processor(text=list(QUERIES)))
     similarity = cones.axis @ images.cone.axis.T
-    margin = cones.radius[:, None] - images.cone.radius[None] - pairwise_angle(cones.axis, images.cone.axis)
     cells, fills = [], []
-    for row, room in zip(similarity, margin, strict=True):
+    for query, row in zip(QUERIES, similarity, strict=True):
+        asked = torch.tensor([hash_id(word) for word in words(query)])
         best = row.topk(5).indices.tolist()
-        cells.append([f"{names[i]}\ncosine {row[i]:.2f}" for i in best])
-        fills.append(["#D6EAF8" if room[i] >= 0 else "white" for i in best])
+        said = [int(torch.isin(asked, images.words[i]).sum()) for i in best]
+        cells.append(
+            [f"{names[i]}\ncosine {row[i]:.2f}, {n} of {len(asked)} words" for i, n in zip(best, said, strict=True)]
+        )
+        fills.append(["#D6EAF8" if n == len(asked) else "white" for n in said])
     figure, axes = plt.subplots(figsize=(14, 4.4), layout="constrained")
     axes.axis("off")
     rows, columns = [f'"{query}"' for query in QUERIES], [f"rank {k}" for k in range(1, 6)]
@@ -204,7 +207,10 @@ def contact_sheet(model: Any, processor: Any, images: Embedded, names: list[str]
     table.auto_set_font_size(False)
     table.set_fontsize(8)
     table.scale(1, 2.6)
-    axes.set_title("Best photographs by file name; blue: the query's cone contains the photograph's", fontsize=11)
+    axes.set_title(
+        "Best photographs by file name, and how many of the query's words people used in their captions (blue: all)",
+        fontsize=11,
+    )
     return figure
 
 
