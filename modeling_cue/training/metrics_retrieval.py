@@ -67,7 +67,8 @@ class _Side:
         self.own = self.axis.new_full((len(ids), _most(self.count)), float("-inf"))
         self.ahead = torch.zeros(self.own.shape, dtype=torch.long, device=axis.device)
         # Tiles of nearly one size: none is so narrow that its product takes another kernel, with other rounding.
-        ends = torch.linspace(0, len(ids), max(1, -(-len(ids) // tile)) + 1).round().long().tolist()
+        count = max(1, -(-len(ids) // tile))
+        ends = [len(ids) * number // count for number in range(count + 1)]
         self.tiles = [slice(start, end) for start, end in pairwise(ends)]
 
     def tile_of(self, rows: Tensor) -> Tensor:
