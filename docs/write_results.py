@@ -231,7 +231,7 @@ def nouns(files: Sequence[str]) -> str:
             f"python benchmarks/wordnet.py --data DIR --subset {subset} --dim {_words(dims)} --percent "
             f"{_words(percents)} --seed {_words(seeds)} --methods {_words(methods)}"
         )
-        cost = f"At most {max(run['seconds'] for run in runs) / 60:.1f} minutes a run."
+        cost = f"At most {max(run['processor_seconds'] for run in runs) / 60:.1f} minutes of processor time a run."
         table = wordnet.table(runs, methods, dims, percents, subset == "nouns")
         title = f"WordNet: {subset}, {', '.join(map(str, percents))} %, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
         parts.append(section(title, command, WORDNET if file == files[0] else "As above.", table, cost))
