@@ -48,7 +48,7 @@ def info_nce(
     return symmetric_info_nce(a, b, logit_scale, positive, ~positive)
 
 
-def scaled_cosines(a: Tensor, b: Tensor, logit_scale: Tensor) -> Tensor:
+def scaled_cosines(a: Tensor, b: Tensor, logit_scale: Tensor | float) -> Tensor:
     """Cosines (N, M) of unit axes (N, D) and (M, D) times the scale; float32 or better whatever the autocast."""
     wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     with torch.autocast(a.device.type, enabled=False):
@@ -63,9 +63,8 @@ def symmetric_info_nce(
     Args:
         a, b: (N, D) and (M, D), unit vectors. logit_scale: scalar. positive, negative: (N, M) bool.
     """
-    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
     with torch.autocast(a.device.type, enabled=False):
-        logits = logit_scale * (a.to(wide) @ b.to(wide).T)
+        logits = scaled_cosines(a, b, logit_scale)
         return (masked_info_nce(logits, positive, negative) + masked_info_nce(logits.T, positive.T, negative.T)) / 2
 
 

@@ -96,6 +96,21 @@ class RowStream(torch.utils.data.IterableDataset):
         return row_form(values, self.columns, self.opened.roots, self.opened.token, self.paired)
 
 
+class Strided(torch.utils.data.IterableDataset):
+    """Every n-th row of a stream, for one of n processes."""
+
+    def __init__(self, stream: torch.utils.data.IterableDataset, index: int, count: int):
+        self.stream, self.index, self.count = stream, index, count
+
+    def __iter__(self) -> Any:
+        # Worker processes share the files of a stream between them: each gives numbers that no other gives.
+        worker = torch.utils.data.get_worker_info()
+        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        for number, row in enumerate(self.stream):
+            if number % self.count == self.index:
+                yield {**row, "index": number * workers + own}
+
+
 def stream_rows(
     source: DataSource,
     opened: OpenedSource,

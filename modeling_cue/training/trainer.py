@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..cones import angle
@@ -25,6 +25,7 @@ from .metrics import compute_all
 from .pairs import CaptionPairs, GroupedByLength
 from .relations import Embedded
 from .sharding import equally_many, prepare_for_fsdp, under_own_class, whole_scales, whole_texts
+from .streams import Strided
 
 
 class CUETrainer(TrainerWithLightCheckpoints):
@@ -242,7 +243,7 @@ class CUETrainer(TrainerWithLightCheckpoints):
         rows: Any
         workers = self.args.dataloader_num_workers or 0
         if isinstance(dataset, IterableDataset):
-            sampler, rows = None, _Strided(dataset, self.args.process_index, self.args.world_size)
+            sampler, rows = None, Strided(dataset, self.args.process_index, self.args.world_size)
         else:
             order = list(range(len(dataset)))
             order += order[: -len(order) % self.args.world_size]
@@ -291,18 +292,3 @@ class CUETrainer(TrainerWithLightCheckpoints):
 
 def _scalars(output: Any) -> Scalars:
     return output.logit_scale, output.containment_scale, output.containment_bias
-
-
-class _Strided(IterableDataset):
-    """Every n-th row of a stream, for one of n processes."""
-
-    def __init__(self, stream: IterableDataset, index: int, count: int):
-        self.stream, self.index, self.count = stream, index, count
-
-    def __iter__(self) -> Any:
-        # Worker processes share the files of a stream between them: each gives numbers that no other gives.
-        worker = get_worker_info()
-        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
-        for number, row in enumerate(self.stream):
-            if number % self.count == self.index:
-                yield {**row, "index": number * workers + own}
