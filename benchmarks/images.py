@@ -111,7 +111,7 @@ def parts(tower: str, files: list[bytes]) -> dict[str, Callable[[], object]]:
         "decode, jpeg_draft=1": lambda: [load_image(file, spec.edge) for file in files],
         "resize and crop, torch": lambda: [crop_resize(image, spec, "torch") for image in images],
         "resize the crop's box, Pillow": lambda: [crop_resize(image, spec, "pillow") for image in images],
-        "normalise the batch": lambda: normalise(cut, spec),
+        "normalise the batch": lambda: normalise(torch.stack(cut).permute(0, 3, 1, 2), spec),
     }
 
 

@@ -71,6 +71,7 @@ def measure_losses(method: str, rows: int, dim: int) -> dict[str, float]:
 
 def measure_chunks(method: str, batch: int, chunk: int, captions: int) -> dict[str, float]:
     from modeling_cue import CUEConfig, CUEModel
+    from modeling_cue.media_pixels import PixelSpec, normalise
     from modeling_cue.training.evaluation import embedded_kinds
     from modeling_cue.training.grad_cache import Chunks, backward_in_chunks
     from modeling_cue.training.losses import LossWeights, compute_losses, total_loss
@@ -83,6 +84,7 @@ def measure_chunks(method: str, batch: int, chunk: int, captions: int) -> dict[s
     )
     model, weights = CUEModel(config).train(), LossWeights()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    spec = PixelSpec(224, (224, 224), False, 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255)
 
     def batch_of(first: int, size: int) -> dict:
         ids = torch.arange(first, first + size) + 1
@@ -93,10 +95,14 @@ def measure_chunks(method: str, batch: int, chunk: int, captions: int) -> dict[s
             "image": {"ids": ids, "requires": none[:size], "implies": ids[:, None], "words": none[:size]},
         }
         inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-        return {"model": inputs | {"pixel_values": torch.randn(size, 3, 224, 224)}, "rows": kinds}
+        return {
+            "model": inputs | {"pixel_values": torch.randint(256, (size, 3, 224, 224), dtype=torch.uint8)},
+            "rows": kinds,
+        }
 
     def embed(part):
-        output = model(**part["model"])
+        # As in training, where pixels come as bytes.
+        output = model(**part["model"] | {"pixel_values": normalise(part["model"]["pixel_values"], spec)})
         return embedded_kinds(output, part), (output.logit_scale, output.containment_scale, output.containment_bias)
 
     def loss_of(embedded, scalars):

@@ -211,11 +211,11 @@ def crop_resize(image: Image.Image, spec: PixelSpec, backend: str) -> Tensor:
     return torch.from_numpy(np.array(columns_only)[top : top + rows])
 
 
-def normalise(images: Sequence[Tensor], spec: PixelSpec) -> Tensor:
-    """float32 (N, 3, H, W) of N uint8 images (H, W, 3), rescaled and normalised in one pass over the batch."""
-    pixels = torch.stack(list(images)).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    mean, std = (torch.tensor(values).mul_(1 / spec.rescale).view(3, 1, 1) for values in (spec.mean, spec.std))
-    return pixels.sub_(mean).div_(std)
+def normalise(pixels: Tensor, spec: PixelSpec) -> Tensor:
+    """float32 (..., 3, H, W) of uint8 pixels of that shape, rescaled and normalised in one pass, on their device."""
+    values = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device).copy_(pixels)
+    mean, std = (torch.tensor(each).mul_(1 / spec.rescale).view(3, 1, 1) for each in (spec.mean, spec.std))
+    return values.sub_(mean.to(pixels.device)).div_(std.to(pixels.device))
 
 
 def faster_backend() -> str:
@@ -264,9 +264,16 @@ class ImagePipeline:
         return Prepared(crop_resize(image, self.spec, self.backend)) if self.spec else image
 
     def batch(self, values: Sequence[Any]) -> Tensor:
-        """float32 (N, 3, H, W) of N values, prepared or not; raises as `prepare`."""
+        """(N, 3, H, W) of N values, prepared or not; raises as `prepare`.
+
+        uint8 where a spec tells the settings, for `normalise`; else float32 as the image processor gives them.
+        """
         images: list[Any] = [self.prepare(value) for value in values]
         if self.spec is None:
             # A video's processor takes them for the frames of one video, (1, N, 3, H, W).
             return self.image_processor(images, return_tensors="pt")["pixel_values"].flatten(0, -4)
-        return normalise([image.pixels for image in images], self.spec)
+        return torch.stack([image.pixels for image in images]).permute(0, 3, 1, 2)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """float32 pixels as the tower wants them, of what `batch` gave; those that are float already come back."""
+        return normalise(pixels, self.spec) if self.spec and pixels.dtype == torch.uint8 else pixels

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, nn, uint8
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -34,6 +34,10 @@ class CUETowers(CUEPreTrainedModel):
     def view_features(self, modality: str, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """`tower_features` of the input as it is, without its mirror image."""
         self._require(modality)
+        if values.dtype == uint8:
+            raise ValueError(
+                f"{modality} input has pixels from 0 to 255: normalise it by CUEProcessor.normalize first"
+            )
         tower, pooler = getattr(self, self.tower_name(modality)), self._poolers[modality]
         frames = 0
         if modality == "video":

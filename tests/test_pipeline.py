@@ -63,6 +63,16 @@ def test_data_in_one_piece_is_cut_as_asked(tmp_path):
     assert [len(rows.train), len(rows.validation), len(rows.test)] == [3, 1, 2]
 
 
+def test_pixels_wait_for_their_step_as_bytes(folder, names, tmp_path):
+    encoders = [f"--{modality}_encoder={name}" for modality, name in names.items()]
+    trainer = steps(folder, tmp_path / "run", *encoders, "--freeze", "none", "--contrastive_batch_size", "4",
+                    "--per_device_train_batch_size", "2")  # fmt: skip
+    chunks = next(iter(trainer.get_train_dataloader()))["chunks"]
+    assert [batch["model"]["pixel_values"].dtype for batch in chunks.batches] == [torch.uint8] * 2
+    for inputs in trainer.get_eval_dataloader():
+        assert inputs["model"]["pixel_values"].dtype == torch.float32
+
+
 def test_model_and_processor_agree_on_frames(folder, names):
     flags = [f"--{modality}_encoder={name}" for modality, name in names.items()]
     arguments = parse_arguments(["--dataset_name", str(folder), "--output_dir", "unused", "--num_frames", "3", *flags])

@@ -40,6 +40,32 @@ def test_lists_are_batches_and_masks_tell_padding(processor):
     assert len(batch["pixel_values"]) == 3
 
 
+def test_bytes_are_normalised_later_to_the_same_pixels(model, processor):
+    given = {"text": "a dog", "images": [IMAGE, IMAGE[:20]], "videos": [[IMAGE] * 4, [IMAGE]]}
+    whole, later = processor(**given), processor(**given, do_normalize=False)
+    for name in ("pixel_values", "pixel_values_videos"):
+        assert later[name].dtype == torch.uint8
+        assert later[name].shape == whole[name].shape
+    normalized = processor.normalize(later)
+    assert normalized.keys() == whole.keys()
+    for name, value in whole.items():
+        assert torch.equal(normalized[name], value)
+        assert normalized[name].stride() == value.stride()
+    assert later["pixel_values"].dtype == torch.uint8  # what was given is left as it is
+    with pytest.raises(ValueError, match=r"image input has pixels from 0 to 255: .* by CUEProcessor\.normalize"):
+        model.get_image_cones(pixel_values=later["pixel_values"])
+    again = processor.normalize(normalized)
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
+def test_what_cannot_be_told_in_one_is_never_bytes(processor):
+    slow = copy.copy(processor)
+    slow.fast_images = False
+    whole, later = slow(images=IMAGE), slow(images=IMAGE, do_normalize=False)
+    assert torch.equal(later["pixel_values"], whole["pixel_values"])
+    assert torch.equal(slow.normalize(later)["pixel_values"], whole["pixel_values"])
+
+
 def test_padding_of_audio_to_30_s(names):
     padded = CUEProcessor.from_encoders(audio=names["audio"], audio_padding="max_length")
     inputs = padded(audio=WAVE, sampling_rate=16000)

@@ -74,6 +74,7 @@ class CUECollator:
         compounds: whether parts are put together for the compositional layer.
         whole_parts: the share of training's compounds whose parts are whole captions of a row, and the row's sound
             where it has one beside an image or a clip, or its image and phrases, in place of phrases alone.
+        normalize: whether pixels come normalised, or as uint8 where they can, for `CUEProcessor.normalize`.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class CUECollator:
         compounds: bool = True,
         whole_parts: float = 0.0,
         random_crop_scale: float = 1.0,
+        normalize: bool = True,
     ):
         self.processor = processor
         self.modalities = tuple(modalities)
@@ -97,6 +99,7 @@ class CUECollator:
         self.compounds = compounds
         self.whole_parts = whole_parts
         self.random_crop_scale = random_crop_scale
+        self.normalize = normalize
         self._read: dict[str, Any] | None = None
 
     @property
@@ -279,7 +282,7 @@ class CUECollator:
         given: dict[str, Any] = {names[m]: v for m, v in loaded.items() if v and m in self.modalities}
         if "audio" in given:
             given["sampling_rate"] = self.processor.feature_extractor.sampling_rate
-        return dict(self.processor(**given)) if given else {}
+        return dict(self.processor(**given, do_normalize=self.normalize)) if given else {}
 
     def _inputs(self, texts: list[str], media: dict[str, list]) -> dict[str, Tensor]:
         """Features of the modalities that have them, input of the others."""

@@ -152,7 +152,7 @@ def build_trainer(
         compounds = split != "train" or training.composition_weight > 0
         return CUECollator(
             processor, config.modalities, count, stores.get(split), rows.bad_rows, mirror, compounds, data.whole_parts,
-            data.random_crop_scale if in_training else 1.0,
+            data.random_crop_scale if in_training else 1.0, normalize=not in_training,
         )  # fmt: skip
 
     trainer = CUETrainer(

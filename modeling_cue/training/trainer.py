@@ -105,9 +105,11 @@ class CUETrainer(TrainerWithLightCheckpoints):
         return (loss, output) if return_outputs else loss
 
     def _embed(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Any, dict[str, Embedded]]:
+        # Pixels come as bytes, of which a batch of many chunks holds a lot, and are normalised on the device.
+        given = self.eval_collator.processor.normalize(inputs["model"])
         # Accelerate gives autocast to every model but one that FSDP shards.
         with self.accelerator.autocast():
-            output = model(**inputs["model"])
+            output = model(**given)
         return output, embedded_kinds(output, inputs)
 
     def training_step(
