@@ -31,6 +31,7 @@ from transformers import AutoModel, AutoProcessor
 
 import modeling_cue  # noqa: F401  (registers CUE with the Auto classes)
 from modeling_cue.cones import Cone, containment_margin, meet
+from modeling_cue.processing_parts import ARGUMENTS
 from modeling_cue.training.data import load_rows
 from modeling_cue.training.phrases import split_phrases
 
@@ -41,7 +42,7 @@ Ranks = dict[str, torch.Tensor]
 @torch.no_grad()
 def embed(model: Any, processor: Any, modality: str, values: Sequence[Any], batch: int = 64) -> Cone:
     """Cones (N,) of values of one modality, in their order."""
-    name = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}[modality]
+    name = ARGUMENTS[modality]
     # Texts of one length together: less padding.
     order = (
         sorted(range(len(values)), key=lambda i: len(values[i])) if modality == "text" else list(range(len(values)))

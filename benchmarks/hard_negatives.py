@@ -29,7 +29,7 @@ from modeling_cue.training.evaluation import embed_dataset
 from modeling_cue.training.metrics_cones import level_counts
 from modeling_cue.training.metrics_hard import VectorSimilarity
 from modeling_cue.training.pairs import CaptionPairs
-from modeling_cue.training.relations import LEVELS
+from modeling_cue.training.relations import LEVELS, MEDIA
 
 TITLES = {"p2c": "phrase contains caption", "c2i": "caption contains image"}
 
@@ -42,7 +42,7 @@ def similarities(rows: Any, encoder: SentenceTransformer) -> dict[str, VectorSim
         return vectors.float().cpu()
 
     # Without what would be decoded row by row.
-    rows = rows.remove_columns([name for name in ("image", "audio", "video") if name in rows.column_names])
+    rows = rows.remove_columns([name for name in MEDIA if name in rows.column_names])
     captions = encode([caption for row in rows for caption in row["caption"]])
     phrases = [phrase for row in rows for k in range(len(row["caption"])) for phrase in row_phrases(row, k)]
     distinct = list(dict.fromkeys(phrases))

@@ -158,7 +158,7 @@ def count_activations() -> None:
         print(f"a text of {length} tokens keeps {text:.2f} MiB")
 
 
-def measure_alone(arguments: argparse.Namespace, *case: object) -> dict[str, float]:
+def measure_alone(*case: object) -> dict[str, float]:
     command = [sys.executable, __file__, *sys.argv[1:], "--case", json.dumps(case)]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if result.returncode:
@@ -194,7 +194,7 @@ def main() -> None:
         first, second, *more = arguments.batches
         cases = [("plain", first), ("plain", second), *(("chunks", n) for n in (second, *more))]
     for method, size in cases:
-        found = measure_alone(arguments, method, size)
+        found = measure_alone(method, size)
         print(f"{method:8}{size:8}{found['seconds']:10.2f} s{found['MiB']:10.0f} MiB", flush=True)
 
 

@@ -52,6 +52,7 @@ class CUEConfig(PreTrainedConfig):
         min_radius (`float`, defaults to 0.01): Smallest radius of a compound, radians in (0, pi).
         logit_scale_init_value (`float`, defaults to ln(1/0.07)): Log of the initial InfoNCE scale, at most ln 100.
         containment_scale_init_value (`float`, defaults to ln 10): Log of the initial scale of containment margins.
+        initializer_range (`float`, defaults to 0.02): As in `transformers`, for what has no initialisation of its own.
         tower_sources (`dict[str, dict]`, *optional*):
             Where towers came from, by modality: `name`, `revision`, `dtype` and `fingerprint`; see `tower_sources.py`.
         towers_by_reference (`list[str]`, defaults to none):

@@ -70,7 +70,7 @@ class Cone:
         return Cone(self.axis[parts], radius, None if self.empty is None else self.empty[index])
 
     def take(self, index: Tensor) -> "Cone":
-        """The rows of cones (N,) by number, any of them any number of times: (...,) int64 in [0, N) -> cones (...,).
+        """Selects rows of cones (N,) by index, which may repeat: (...,) int64 in [0, N) -> cones (...,).
 
         As indexing, but with gradients that are the same to the bit in every run: several threads of a CPU sum those
         of rows that come up more than once in no fixed order where a tensor is indexed.

@@ -103,9 +103,16 @@ def membership_margin(cone: Cone, point: Tensor) -> Tensor:
     return cone.radius - angle(cone.axis, point)
 
 
-def containment_probability(outer: Cone, inner: Cone, scale: Tensor | float = 10.0) -> Tensor:
-    """sigmoid(scale * containment_margin): (...), in [0, 1]; `scale` in 1 / radian, learned or given."""
-    return torch.sigmoid(scale * containment_margin(outer, inner))
+def containment_probability(
+    outer: Cone, inner: Cone, scale: Tensor | float = 10.0, bias: Tensor | float = 0.0
+) -> Tensor:
+    """sigmoid(scale * (containment_margin + bias)): (...), in [0, 1].
+
+    Args:
+        scale: in 1 / radian. bias: in radians. A trained model has learned both, so that the probability is calibrated
+            where true and false pairs are equally many: `_, scale, bias = model.scales()`.
+    """
+    return torch.sigmoid(scale * (containment_margin(outer, inner) + bias))
 
 
 # ---------------------------------------------------------------- all pairs
@@ -136,9 +143,11 @@ def pairwise_overlaps(a: Cone, b: Cone) -> Tensor:
     return (a.radius[..., :, None] + b.radius[..., None, :] >= angles) & ~empty
 
 
-def pairwise_containment_probability(outer: Cone, inner: Cone, scale: Tensor | float = 10.0) -> Tensor:
+def pairwise_containment_probability(
+    outer: Cone, inner: Cone, scale: Tensor | float = 10.0, bias: Tensor | float = 0.0
+) -> Tensor:
     """`containment_probability` of all pairs: cones (..., N) and (..., M) -> (..., N, M), in [0, 1]."""
-    return torch.sigmoid(scale * pairwise_containment_margin(outer, inner))
+    return torch.sigmoid(scale * (pairwise_containment_margin(outer, inner) + bias))
 
 
 # ---------------------------------------------------------------- operations

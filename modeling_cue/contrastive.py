@@ -14,6 +14,8 @@ push the others away.
 import torch
 from torch import Tensor
 
+from .sphere import wide_dtype, without_autocast
+
 
 def info_nce(
     a: Tensor, b: Tensor, logit_scale: Tensor | float, a_ids: Tensor | None = None, b_ids: Tensor | None = None
@@ -50,8 +52,8 @@ def info_nce(
 
 def scaled_cosines(a: Tensor, b: Tensor, logit_scale: Tensor | float) -> Tensor:
     """Cosines (N, M) of unit axes (N, D) and (M, D) times the scale; float32 or better whatever the autocast."""
-    wide = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
-    with torch.autocast(a.device.type, enabled=False):
+    wide = wide_dtype(a, b)
+    with without_autocast(a.device):
         return a.to(wide) @ b.to(wide).T * logit_scale
 
 
@@ -63,7 +65,7 @@ def symmetric_info_nce(
     Args:
         a, b: (N, D) and (M, D), unit vectors. logit_scale: scalar. positive, negative: (N, M) bool.
     """
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a.device):
         logits = scaled_cosines(a, b, logit_scale)
         return (masked_info_nce(logits, positive, negative) + masked_info_nce(logits.T, positive.T, negative.T)) / 2
 

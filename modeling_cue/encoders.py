@@ -21,18 +21,17 @@ from .encoders_run import TEXT_CHUNKS, TowerOutput, run_clip, run_image, run_mae
 
 @dataclass(frozen=True)
 class Modality:
-    """One use of a tower: its letter in metric names, its argument of `forward`, and the mask beside it."""
+    """One use of a tower: its argument of `forward`, and the mask beside it."""
 
-    letter: str
     input_name: str
     mask_name: str | None
 
 
 MODALITIES = {
-    "text": Modality("t", "input_ids", "attention_mask"),
-    "image": Modality("i", "pixel_values", None),
-    "audio": Modality("a", "input_features", "input_features_mask"),
-    "video": Modality("v", "pixel_values_videos", None),
+    "text": Modality("input_ids", "attention_mask"),
+    "image": Modality("pixel_values", None),
+    "audio": Modality("input_features", "input_features_mask"),
+    "video": Modality("pixel_values_videos", None),
 }
 
 
@@ -76,8 +75,8 @@ FAMILIES = {
         "transformers.models.whisper.modeling_whisper.WhisperEncoder",
         run_whisper,
         ("mean",),
-        (),
-        ("WhisperModel", "encoder"),
+        pretrained=("WhisperModel", "encoder"),
+        fields=(("encoder_layerdrop", 0.0),),
     ),
     "wav2vec2": Family("Wav2Vec2Model", run_waveform, ("mean",), fields=(*_WAVEFORM, ("add_adapter", False))),
     "hubert": Family("HubertModel", run_waveform, ("mean",), fields=_WAVEFORM),

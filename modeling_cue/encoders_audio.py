@@ -39,8 +39,6 @@ def run_whisper(tower: Any, input_features: Tensor, mask: Tensor | None, *, crop
     hidden = nn.functional.dropout(hidden, tower.dropout, tower.training)
     attention_mask = create_bidirectional_mask(tower.config, hidden, token_mask)
     for layer in tower.layers:
-        if tower.training and tower.layerdrop > 0 and torch.rand([]) < tower.layerdrop:
-            continue
         hidden = layer(hidden, attention_mask)
     return TowerOutput(tower.layer_norm(hidden), token_mask, None)
 

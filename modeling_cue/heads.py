@@ -35,7 +35,7 @@ class AttentionPooler(nn.Module):
         self.score = nn.Linear(hidden_size, queries)
         self.position = nn.Parameter(torch.zeros(positions, hidden_size)) if positions else None
 
-    def reset_parameters(self, std: float) -> None:
+    def reset_parameters(self) -> None:
         if self.position is not None:
             init.normal_(self.position, std=1.0)
 
@@ -107,13 +107,13 @@ class ProjectionHead(nn.Module):
             nn.Linear(radius_hidden_dim, 1),
         )
 
-    def reset_parameters(self, std: float) -> None:
+    def reset_parameters(self) -> None:
         init.normal_(self.projection.weight, std=self.projection.in_features**-0.5)
         init.constant_(self.radius[-1].bias, _radius_logit(self.radius_init))
 
     @property
     def has_initial_radius(self) -> bool:
-        """Whether radii start where the configuration says: nothing has been learned of them."""
+        """Whether the bias of the radius still has its initial value: nothing has been learned of radii."""
         bias = self.radius[-1].bias
         return torch.equal(bias, torch.full_like(bias, _radius_logit(self.radius_init)))
 

@@ -30,7 +30,7 @@ def cosine_queries(cones: Cone) -> np.ndarray:
 
 
 def containment_queries(cones: Cone, all_rows: Tensor) -> np.ndarray:
-    """Queries (N, D + 2): no row below 0, but for rounding, lies in the query or contains it.
+    """Queries (N, D + 2): a row with a negative product, beyond rounding, neither lies in the query nor contains it.
 
     Where `all_rows` (N,) is true the query is 0, as is its inner product with every row.
     """

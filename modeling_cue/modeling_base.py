@@ -107,11 +107,7 @@ class CUEPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Scales):
-            module.reset_parameters()
-        elif isinstance(module, AttentionPooler | ProjectionHead):
-            module.reset_parameters(self.config.initializer_range)
-        elif isinstance(module, CompositionLayer):
+        if isinstance(module, AttentionPooler | ProjectionHead | CompositionLayer | Scales):
             module.reset_parameters()
         elif isinstance(module, nn.MultiheadAttention):
             init.xavier_uniform_(module.in_proj_weight)

@@ -155,7 +155,7 @@ class CUEModel(CUETowers):
         self._require(modality)
         if unknown := inputs.keys() - _INPUT_NAMES:
             raise TypeError(
-                f"get_{modality}_cones got {', '.join(sorted(unknown))}, which no input is called: it takes "
+                f"get_{modality}_cones got {', '.join(sorted(unknown))}, which it does not accept: pass "
                 f"{' and '.join(filter(None, (spec.input_name, spec.mask_name)))}"
             )
         if inputs.get(spec.input_name) is None:

@@ -162,7 +162,7 @@ class CUEProcessor(ProcessorMixin):
 
         Raises:
             ValueError: no modality, one that this processor lacks, an empty list or text. MediaError: unreadable
-                media. TypeError: an option that there is not.
+                media. TypeError: an unknown option.
         """
         if unknown := sorted(text_options.keys() - set(TEXT_OPTIONS)):
             raise TypeError(f"CUEProcessor takes no {', '.join(unknown)}; beside inputs: {', '.join(TEXT_OPTIONS)}")

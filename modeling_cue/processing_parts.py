@@ -17,6 +17,8 @@ PARTS: dict[str, Any] = {
     "feature_extractor": AutoFeatureExtractor,
     "frame_image_processor": AutoImageProcessor,
 }
+# What CUEProcessor calls its input of each modality.
+ARGUMENTS = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}
 # Arguments of `from_pretrained` that say which files it takes, and from where.
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "trust_remote_code")
 # Families whose text tower reads padding too, as it was trained on texts of one length.

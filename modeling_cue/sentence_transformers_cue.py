@@ -10,6 +10,8 @@ import numpy as np
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
+from .processing_parts import ARGUMENTS
+
 try:
     from sentence_transformers.base.modality import infer_batch_modality, raise_unsupported_modality_error
     from sentence_transformers.base.modules import InputModule
@@ -17,8 +19,6 @@ except ImportError as error:
     raise ImportError(
         "CUE in sentence-transformers needs version 6.2 or later: pip install -U 'sentence-transformers>=6.2'"
     ) from error
-
-ARGUMENTS = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}
 
 
 class CUESentenceModule(InputModule):

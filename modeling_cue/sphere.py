@@ -23,7 +23,8 @@ def wide_dtype(*tensors: Tensor) -> torch.dtype:
     return reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager:
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Keeps autocast from lowering what is computed on this device."""
     # Not every device type has autocast; the meta device has none.
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
@@ -68,7 +69,7 @@ def angle(a: Tensor, b: Tensor) -> Tensor:
     """
     _check_vectors("angle", a, b, 1)
     dtype = wide_dtype(a, b)
-    with _without_autocast(a.device):
+    with without_autocast(a.device):
         a, b = a.to(dtype), b.to(dtype)
         chord, cochord = torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1)
         return 2 * torch.atan2(chord, cochord)
@@ -88,7 +89,7 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
     """
     _check_vectors("pairwise_angle", a, b, 2)
     dtype = wide_dtype(a, b)
-    with _without_autocast(a.device):
+    with without_autocast(a.device):
         accurate = _accurate_dtype(a.device)
         a, b = a.to(accurate), b.to(accurate)
         squares = (a * a).sum(-1)[..., :, None] + (b * b).sum(-1)[..., None, :]
@@ -148,7 +149,7 @@ def cap_log_share(radius: Tensor, dim: int) -> Tensor:
     largest finite number, so that an optimiser meets no nan. Takes 64 float64 numbers of memory per radius.
     """
     dtype = wide_dtype(radius)
-    with _without_autocast(radius.device):
+    with without_autocast(radius.device):
         angles = radius.to(_accurate_dtype(radius.device))
         fixed = angles.detach().clamp(0, math.pi)
         # The whole sphere is twice the integral to the equator, in the same arithmetic: the share there is 1/2.

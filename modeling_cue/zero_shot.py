@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
-from .cones import Cone, pairwise_containment_margin
+from .cones import Cone, pairwise_containment_probability
+from .contrastive import scaled_cosines
 from .media_files import MODALITY_OF_SUFFIX, MediaError
+from .processing_parts import ARGUMENTS
 
-# The processor's argument of each modality.
-ARGUMENTS = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}
 # What says which files a checkpoint is made of: the processor is loaded from the same ones.
 OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 # Of arrays: a wave, an image with its channels, a clip. A grey image and a sound of several channels look alike.
@@ -164,8 +164,8 @@ class ZeroShotClassifier:
     def _scores(self, cones: Cone) -> tuple[Tensor, Tensor]:
         """Scores and containment (N, L) of inputs (N,)."""
         logit_scale, scale, bias = self.model.scales()
-        scores = (cones.axis @ self.cones.axis.T * logit_scale).softmax(-1)
-        return scores, torch.sigmoid(scale * (pairwise_containment_margin(self.cones, cones) + bias)).T
+        scores = scaled_cosines(cones.axis, self.cones.axis, logit_scale).softmax(-1)
+        return scores, pairwise_containment_probability(self.cones, cones, scale, bias).T
 
     def _answer(self, scores: list[float], containment: list[float]) -> list[dict[str, Any]]:
         if self.none_label is None:

@@ -6,7 +6,6 @@ import torch
 from modeling_cue.cones import Cone, containment_margin
 from modeling_cue.contrastive import info_nce
 from modeling_cue.training.losses import (
-    LETTERS,
     LossWeights,
     composition_loss,
     compute_losses,
@@ -14,7 +13,7 @@ from modeling_cue.training.losses import (
     radius_alarm,
     total_loss,
 )
-from modeling_cue.training.relations import Embedded
+from modeling_cue.training.relations import LETTERS, Embedded
 
 LOG2 = math.log(2)
 

@@ -8,8 +8,8 @@ from samples import make_rows
 from test_trainer import make_trainer
 
 from modeling_cue import CUEModel
+from modeling_cue.training import row_forms
 from modeling_cue.training.data import load_rows
-from modeling_cue.training.sources import DataSource
 
 # A few steps of tiny towers hardly move the radii.
 pytestmark = pytest.mark.filterwarnings("ignore:.*radii have gone to one value")
@@ -62,27 +62,38 @@ def test_frozen_towers_keep_nothing(model, processor, tmp_path):
     assert all(p.grad is not None for p in model.text_head.parameters() if p.requires_grad)
 
 
-def test_limited_data_reads_no_more_rows(tmp_path):
+@pytest.fixture
+def captions_read(monkeypatch):
+    """The captions of the rows whose content is looked at."""
+    seen = []
+    plain = row_forms.captions_of
+    monkeypatch.setattr(row_forms, "captions_of", lambda value: seen.append(value) or plain(value))
+    return seen
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_limited_data_reads_no_more_rows(tmp_path, captions_read, streaming):
     make_rows(count=20).to_parquet(tmp_path / "train.parquet")
-    rows = load_rows(str(tmp_path), "train", max_samples=3)
-    assert len(rows) == 3
+    rows = load_rows(str(tmp_path), "train", streaming=streaming, max_samples=3)
+    assert len(list(rows)) == len(captions_read) == 3
 
 
-def test_streaming_reads_only_what_is_taken(tmp_path, monkeypatch):
-    make_rows(count=20).to_parquet(tmp_path / "train.parquet", batch_size=2)
-    rows = load_rows(DataSource(str(tmp_path)), "train", streaming=True, max_samples=3)
-    assert len(list(rows)) == 3
-    assert not hasattr(rows, "__len__")
+def test_a_stream_reads_a_row_when_it_is_taken(tmp_path, captions_read):
+    make_rows(count=20).to_parquet(tmp_path / "train.parquet")
+    rows = iter(load_rows(str(tmp_path), "train", streaming=True))
+    before = len(captions_read)
+    for taken in range(1, 4):
+        next(rows)
+        assert len(captions_read) - before == taken
 
 
-@pytest.mark.parametrize("dtype", ["bf16"])
-def test_mixed_precision_reaches_the_towers_and_not_the_cones(model, processor, tmp_path, dtype):
+def test_mixed_precision_reaches_the_towers_and_not_the_cones(model, processor, tmp_path):
     seen = []
 
     def spy(module, inputs, output):
         seen.append(output.dtype)
 
-    trainer = make_trainer(model, processor, tmp_path, max_steps=1, **{dtype: True})
+    trainer = make_trainer(model, processor, tmp_path, max_steps=1, bf16=True)
     model.text_tower.encoder.layer[0].intermediate.dense.register_forward_hook(spy)
     cones = []
     model.text_head.register_forward_hook(

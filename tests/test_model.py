@@ -185,7 +185,7 @@ def test_logits_are_float32_under_autocast_and_left_out_of_training(model, input
 def test_a_misspelt_argument_is_refused(model, inputs):
     both = {name: inputs[name] for name in ("input_ids", "pixel_values")}
     assert model.get_text_cones(**both, token_type_ids=torch.zeros(2, 6)).shape == (2,)
-    with pytest.raises(TypeError, match="attention_msk, which no input is called: it takes input_ids and attention_m"):
+    with pytest.raises(TypeError, match="attention_msk, which it does not accept: pass input_ids and attention_m"):
         model.get_text_cones(input_ids=inputs["input_ids"], attention_msk=inputs["attention_mask"])
 
 

@@ -105,4 +105,10 @@ def test_the_test_command_is_the_one_that_ci_runs():
     command = re.search(r"<!-- test command -->\n```bash\n(.*?)\n```", text, re.DOTALL)
     assert command is not None
     assert "pytest" in command[1]
-    assert "test command" in (ROOT / ".ci" / "run").read_text()
+    # Line by line what the script takes out of README.md.
+    script = (ROOT / ".ci" / "run").read_text()
+    awk = re.search(r"awk '(.*?)' README\.md", script)
+    assert awk is not None
+    found = subprocess.run(["awk", awk[1], str(ROOT / "README.md")], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == command[1].strip()
+    assert 'eval "$command"' in script

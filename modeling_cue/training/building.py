@@ -9,6 +9,7 @@ import torch
 
 from configuration_cue import CUEConfig
 
+from ..encoders import MODALITIES
 from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
 from ..tower_sources import check_sources, on_the_hub
@@ -29,7 +30,7 @@ def encoder_names(model: ModelArguments, data: DataArguments) -> dict[str, Any]:
     Raises:
         ValueError: nothing says which model to train. Asked before data are loaded, which may take hours.
     """
-    names = {m: getattr(model, f"{m}_encoder") for m in ("text", "image", "audio", "video")}
+    names = {m: getattr(model, f"{m}_encoder") for m in MODALITIES}
     if not (model.model_name_or_path or any(names.values()) or data.dataset_name == "scenes"):
         raise ValueError(
             "no encoder named: set text_encoder and image_encoder (audio_encoder, video_encoder), or "

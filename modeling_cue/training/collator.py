@@ -14,16 +14,17 @@ from ..media_files import MediaError
 from ..media_image import load_image
 from ..media_pixels import Prepared, mirror, random_crop
 from ..media_video import load_video
+from ..processing_parts import ARGUMENTS
 from .columns import Columns, padded
 from .compounds import PICTURE, Part, Said, draw_compounds, own_sound
 from .draws import drawn_for
 from .features import FeatureStore, Place
 from .phrases import hash_id, normalise, split_phrases, words
+from .relations import MEDIA
 from .rows import BadRows
 
 logger = logging.getLogger(__name__)
 
-MEDIA = ("image", "audio", "video")
 COMPOUNDS = ("composed", "pictured")  # in the order of the model's output
 # A row number times the first, plus the caption's number times the second, plus the place in the caption, names an
 # element of a kind for good.
@@ -278,8 +279,7 @@ class CUECollator:
 
     def inputs(self, loaded: dict[str, list]) -> dict[str, Tensor]:
         """Arguments of `CUEModel.forward` from texts and decoded media by modality."""
-        names = {"text": "text", "image": "images", "audio": "audio", "video": "videos"}
-        given: dict[str, Any] = {names[m]: v for m, v in loaded.items() if v and m in self.modalities}
+        given: dict[str, Any] = {ARGUMENTS[m]: v for m, v in loaded.items() if v and m in self.modalities}
         if "audio" in given:
             given["sampling_rate"] = self.processor.feature_extractor.sampling_rate
         return dict(self.processor(**given, do_normalize=self.normalize)) if given else {}

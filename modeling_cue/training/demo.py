@@ -20,6 +20,7 @@ from ..cones import Cone
 from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
 from .collator import CUECollator
+from .metrics_retrieval import RECALL_AT, ranks_of_positives
 from .scenes_queries import KINDS, Query, composition_queries, reader_ceiling
 from .scenes_render import PIXELS, SAMPLING_RATE
 
@@ -96,14 +97,13 @@ def composition_scores(model: CUEModel, processor: CUEProcessor, rows: Any, seed
             continue
         cones, mask = embed_parts(model, processor, chosen)
         compound = model.compose(cones, mask)
+        hit = torch.zeros(len(chosen), len(rows), dtype=torch.bool, device=images.axis.device)
+        for number, query in enumerate(chosen):
+            hit[number, list(query.hits)] = True
         mean = torch.nn.functional.normalize((cones.axis * mask[..., None]).sum(1), dim=-1)
         for name, axis in (("unseen", compound.axis), ("unseen_mean", mean)):
-            order = (axis @ images.axis.T).argsort(dim=-1, descending=True)
-            for k in (1, 5, 10):
-                hits = [
-                    bool(set(query.hits) & set(row[:k].tolist())) for query, row in zip(chosen, order, strict=True)
-                ]
-                found[f"{name}_{kind}_R@{k}"] = sum(hits) / len(hits)
+            first = ranks_of_positives(axis @ images.axis.T, hit, ~hit)[:, 0]
+            found |= {f"{name}_{kind}_R@{k}": (first <= k).double().mean().item() for k in RECALL_AT}
         found[f"unseen_{kind}_queries"] = float(len(chosen))
     model.train(was_training)
     return found

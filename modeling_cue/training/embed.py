@@ -25,9 +25,8 @@ from .embedder import Embedder
 from .fingerprint import model_fingerprint
 from .loose import is_loose, loose_rows
 from .lora import is_adapter, load_lora
-from .pipeline import SCENES
 from .rows import BadRows, DataError
-from .scenes import make_scenes
+from .scenes import SCENES, make_scenes
 from .sources import DataSource, source_fingerprint
 from .streams import RowStream
 

@@ -141,7 +141,7 @@ class ConeStore:
         return path.exists() and all(self.has(unit, n) for n in range(json.loads(path.read_text())["shards"]))
 
     def publish(self, units: int) -> Totals:
-        """Makes the data set of the shards, once all units are closed. What was cut off half-way is gone on with.
+        """Makes the data set of the shards, once all units are closed. An interrupted move is resumed.
 
         Raises:
             DataError: a shard is missing, or all rows were left out.

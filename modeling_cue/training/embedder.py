@@ -75,7 +75,7 @@ class Embedder:
         """The cones of rows as `data.load_rows` gives them with `paired=False`, by modality, in the order of the rows.
 
         Args:
-            bad_rows: what a row does of which a medium cannot be read; all that it has is left out.
+            bad_rows: the policy for rows with an unreadable medium; such a row is left out whole.
             advance: called with the share of the rows, in (0, 1], that is done since the last call.
         """
         ids, captions, firsts, media = (_column(rows, name) for name in ("id", "caption", "first", "media"))

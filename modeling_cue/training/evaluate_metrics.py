@@ -14,9 +14,9 @@ from typing import Any
 import evaluate
 import torch
 from datasets import Features, Sequence, Value
-from torch import Tensor
 
 from ..cones import Cone
+from .columns import padded
 from .metrics import composition_metrics, cone_metrics, retrieval_metrics
 from .relations import Embedded
 
@@ -82,13 +82,8 @@ class ConeMetric(evaluate.Metric):
 
 def _by_kind(kind: Any, axis: Any, radius: Any, id: Any, *sets: Any) -> dict[str, Embedded]:
     cones = Cone(torch.tensor(axis, dtype=torch.float32), torch.tensor(radius, dtype=torch.float32))
-    rows = Embedded(cones, torch.tensor(id), *map(_padded, sets))
+    rows = Embedded(cones, torch.tensor(id), *(padded(column, 0) for column in sets))
     places: dict[str, list[int]] = {}
     for place, name in enumerate(kind):
         places.setdefault(name, []).append(place)
     return {name: rows[torch.tensor(chosen)] for name, chosen in places.items()}
-
-
-def _padded(lines: list[list[int]]) -> Tensor:
-    width = max(map(len, lines))
-    return torch.tensor([[*line, *[0] * (width - len(line))] for line in lines], dtype=torch.long)

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from ..cones import Cone
 from .gathering import agreed, gather_rows
-from .relations import KINDS, Embedded
+from .relations import KINDS, MEDIA, Embedded
 
 
 def embedded_kinds(output: Any, batch: dict[str, Any]) -> dict[str, Embedded]:
@@ -22,7 +22,7 @@ def embedded_kinds(output: Any, batch: dict[str, Any]) -> dict[str, Embedded]:
     if "composed" in cones:
         alone, compounds = len(rows["composed"]["ids"]) if "composed" in rows else 0, cones["composed"]
         cones["composed"], cones["pictured"] = compounds[:alone], compounds[alone:]
-    for modality in ("image", "audio", "video"):
+    for modality in MEDIA:
         if modality in cones:  # the rows after those of the samples are parts of compounds
             cones[modality] = cones[modality][: len(rows[modality]["ids"]) if modality in rows else 0]
     return {
@@ -32,12 +32,15 @@ def embedded_kinds(output: Any, batch: dict[str, Any]) -> dict[str, Embedded]:
     }
 
 
-def parts_mean(output: Any, batch: dict[str, Any]) -> Cone:
-    """The plain alternative to the composition layer: the mean of the parts' axes, with the mean of their radii."""
-    parts = batch["model"]["parts"]
-    cones = Cone.cat([cone for kind, cone in output.cones.items() if kind != "composed"])
-    weight = (parts >= 0).to(cones.radius.dtype)
-    taken = cones[parts.clamp(min=0)]
+def parts_mean(cones: dict[str, Cone], parts: Tensor) -> Cone:
+    """The plain alternative to the composition layer: the mean of the parts' axes, with the mean of their radii.
+
+    Args:
+        cones: of a model output, by kind. parts: (N, K) int64, as in `CUEModel.forward`.
+    """
+    every = Cone.cat([cone for kind, cone in cones.items() if kind != "composed"])
+    weight = (parts >= 0).to(every.radius.dtype)
+    taken = every[parts.clamp(min=0)]
     axis = torch.nn.functional.normalize((taken.axis * weight[..., None]).sum(1), dim=-1)
     return Cone(axis, (taken.radius * weight).sum(1) / weight.sum(1))
 
@@ -61,8 +64,8 @@ def embed_dataset(
         keys = {kind: batch["rows"][kind]["key"] for kind in kinds}
         if "composed" in kinds:
             c = kinds["composed"]
-            mean = parts_mean(output, {"model": inputs})[: len(c.ids)]  # those with a picture of their own come after
-            kinds["parts_mean"] = Embedded(mean, c.ids, c.requires, c.implies, c.words)
+            # Those with a picture of their own come after.
+            kinds["parts_mean"] = c.with_cone(parts_mean(output.cones, inputs["parts"])[: len(c)])
             keys["parts_mean"] = keys["composed"]
         for kind, e in kinds.items():
             columns = (e.cone.axis.float(), e.cone.radius.float(), keys[kind], e.ids, e.requires, e.implies, e.words)

@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 from ..encoders import MODALITIES, feature_size
 from ..media_files import MediaError
 from ..media_pixels import mirror
-from .collator import MEDIA, CUECollator
+from .collator import CUECollator
 from .feature_files import FeatureCacheError, ShardWriter, open_shard, shard_schema, sweep
 from .feature_keys import shard_keys, shard_rows, tower_key, weights_digest
 from .features import FeatureStore, FeatureTable, mirror_of
 from .gathering import this_process, together
+from .relations import MEDIA
 from .rows import BadRows
 
 TEXTS_PER_SAMPLE = 8  # captions and phrases that evaluation runs at once for each sample of a batch, or more

@@ -100,7 +100,7 @@ class FeatureStore:
         tables: by column of the data set, beside `text`, and `mirror_of(column)` for mirror images.
         modality_of: the modality of each of these columns.
         texts: the words of the rows of `text`.
-        weights: digests of the towers that said all this.
+        weights: the digest of the tower behind each modality's features.
         average: whether an image stands for itself and its mirror image, as with `average_mirror` outside training.
     """
 

@@ -41,7 +41,7 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
     Integer tensors may differ in their last dimension too and are padded with 0. In one process: the tensor itself.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if this_process()[1] == 1:
         return tensor
     width = tensor.shape[1] if tensor.ndim == 2 else 0
     shape = torch.tensor([len(tensor), width], device=tensor.device)
@@ -56,7 +56,7 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
 def agreed(here: Container[str], names: Sequence[str], device: torch.device) -> list[str]:
     """Those of `names` that are among `here` in any process, in the order of `names`: the same in all processes."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if this_process()[1] == 1:
         return [name for name in names if name in here]
     there = torch.tensor([name in here for name in names], dtype=torch.int32, device=device)
     dist.all_reduce(there, dist.ReduceOp.MAX)
@@ -68,7 +68,7 @@ def gather_kinds(embedded: dict[str, Embedded]) -> tuple[dict[str, Embedded], di
 
     A kind that this process lacks and another has is there in both, without rows in the first.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if this_process()[1] == 1:
         return embedded, embedded
     some = next(iter(embedded.values()))
     # Sizes of all kinds at once: to read them waits for the device. -1 rows: this process has no such kind.
@@ -85,7 +85,7 @@ def gather_kinds(embedded: dict[str, Embedded]) -> tuple[dict[str, Embedded], di
 
 def this_world() -> World:
     """The processes of this run, as the losses need them."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if this_process()[1] == 1:
         return World()
 
     def total(tensor: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _all_rows(tensor: Tensor, counts: list[int]) -> Tensor:
 def _empty_like(rows: Embedded) -> Embedded:
     # With a gradient of its own: backward of gathering must run on every process.
     cone = Cone(rows.cone.axis[:0].detach().requires_grad_(), rows.cone.radius[:0].detach().requires_grad_())
-    return Embedded(cone, *(column[:0] for column in (rows.ids, rows.requires, rows.implies, rows.words)))
+    return rows[:0].with_cone(cone)
 
 
 def this_process() -> tuple[int, int]:

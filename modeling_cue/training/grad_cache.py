@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..cones import Cone
 from .collator import CUECollator, EveryRowBroken
+from .gathering import this_process
 from .relations import Embedded, join
 
 Scalars = tuple[Tensor, Tensor, Tensor]  # logit scale, containment scale and bias
@@ -117,7 +118,7 @@ def _agree(batches: Sequence[Mapping[str, Any]], device: torch.device) -> tuple[
     chunk does not use: chunks that differ are reduced one by one.
     """
     alike = len({frozenset(batch["model"]) for batch in batches}) == 1
-    if not (dist.is_available() and dist.is_initialized()):
+    if this_process()[1] == 1:
         return len(batches), alike
     agreed = torch.tensor([len(batches), int(not alike)], device=device)
     dist.all_reduce(agreed, dist.ReduceOp.MAX)

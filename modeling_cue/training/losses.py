@@ -13,11 +13,8 @@ from torch import Tensor
 
 from ..cones import Cone, pairwise_containment_margin
 from ..contrastive import symmetric_info_nce
-from .relations import LEVELS, Embedded, relation, said_of_sample, same_sample
+from .relations import LETTERS, LEVELS, MEDIA, Embedded, relation, said_of_sample, same_sample
 from .tiled_losses import Side, Sums, containment_sums, info_nce_sums
-
-LETTERS = {"text": "t", "image": "i", "audio": "a", "video": "v"}
-MEDIA = ("image", "audio", "video")
 
 # Radii nearer to 0 or pi than this have gone to the bound; a standard deviation below this is one value (radians).
 NEAR_BOUND = 0.01

@@ -4,10 +4,9 @@ from itertools import combinations
 
 import torch
 
-from .losses import LETTERS, MEDIA
 from .metrics_cones import containment_metrics, radius_metrics, transitivity_metrics
 from .metrics_retrieval import RECALL_AT, chance_recall, relation_ranks, retrieval_ranks, summarise_ranks
-from .relations import Embedded
+from .relations import LETTERS, MEDIA, Embedded
 
 
 def compute_all(

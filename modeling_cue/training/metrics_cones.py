@@ -12,7 +12,7 @@ from ..cones import pairwise_angle, pairwise_contains
 from .metrics_calibration import calibration_metrics
 from .metrics_counts import PER_RADIAN, Counts
 from .metrics_hard import VectorSimilarity, WordSimilarity, hardest_negatives
-from .relations import LEVELS, UNKNOWN, Embedded, Level, relation
+from .relations import LETTERS, LEVELS, UNKNOWN, Embedded, Level, relation
 
 # Pairs that are held at a time.
 CHUNK_PAIRS = 2**22
@@ -177,7 +177,7 @@ def radius_metrics(embedded: dict[str, Embedded]) -> dict[str, float]:
         if len(rows):
             found[f"radius_mean_{kind}"] = rows.cone.radius.double().mean().item()
             found[f"radius_std_{kind}"] = rows.cone.radius.double().std(correction=0).item()
-    items = [embedded[kind] for kind in ("text", "image", "audio", "video") if kind in embedded]
+    items = [embedded[kind] for kind in LETTERS if kind in embedded]
     if "phrase" in embedded and items:
         phrases = distinct_phrases(embedded["phrase"])
         count, radius = true_of(phrases, items), phrases.cone.radius

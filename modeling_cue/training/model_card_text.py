@@ -74,8 +74,9 @@ TOLD = (
     "num_train_epochs", "max_steps", "per_device_train_batch_size", "contrastive_batch_size",
     "gradient_accumulation_steps", "learning_rate", "head_learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs",
     "warmup_steps", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-    "contrastive_weight", "containment_weight", "composition_weight", "containment_moves_axes",
-    "train_sampling_strategy", "bf16", "fp16", "load_best_model_at_end", "metric_for_best_model", "seed", "data_seed",
+    "contrastive_weight", "containment_weight", "phrase_containment_weight", "composition_weight",
+    "containment_moves_axes", "train_sampling_strategy", "bf16", "fp16", "load_best_model_at_end",
+    "metric_for_best_model", "seed", "data_seed",
 )  # fmt: skip
 PACKAGES = ("transformers", "torch", "datasets", "huggingface_hub", "accelerate", "peft")
 # What the lines of use read of each modality, by the argument of the processor.
@@ -138,7 +139,7 @@ def card_text(
         training=_training(training, run, steps),
         use=_use(name, config.modalities, adapter),
         limits="\n".join(f"- {limit}" for limit in _limits(model, run)),
-        licence=_licence(run, licensed),
+        licence=_licence(licensed),
         version=_version("cue-embedder"),
         versions="\n".join(f"- {package} {_version(package)}" for package in ("cue-embedder", *PACKAGES)),
     )
@@ -220,13 +221,13 @@ def _given(training: CUETrainingArguments, run: Run) -> Iterator[tuple[str, str]
             continue
         for spec in fields(arguments):
             value = getattr(arguments, spec.name)
-            if _is_told(spec.name, arguments, run) and value != _default(spec) and not _is_path(value):
+            if _is_told(spec.name, arguments) and value != _default(spec) and not _is_path(value):
                 value = value.value if isinstance(value, Enum) else value
                 value = " ".join(map(str, value)) if isinstance(value, list) else value
                 yield spec.name, str(value).replace("|", "\\|").replace("`", "'")
 
 
-def _is_told(name: str, arguments: Any, run: Run) -> bool:
+def _is_told(name: str, arguments: Any) -> bool:
     if isinstance(arguments, DataArguments):
         return name not in UNTOLD
     if isinstance(arguments, ModelArguments):
@@ -283,7 +284,7 @@ def _limits(model: CUEModel, run: Run) -> Iterator[str]:
         yield f"A video is {config.num_frames} frames, sampled evenly, without its sound."
 
 
-def _licence(run: Run, licensed: bool) -> str:
+def _licence(licensed: bool) -> str:
     text = "The towers keep their licences, and so does the training data: those hold for what was made of them."
     return text if licensed else text + " None is stated here: whoever shares this model sets `license` above."
 

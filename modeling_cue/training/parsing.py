@@ -11,6 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.trainer_utils import HubStrategy
 
+from ..encoders import MODALITIES
 from .arguments import CUETrainingArguments, DataArguments, EmbedArguments, ModelArguments
 
 ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
@@ -120,7 +121,7 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
     data.split_sizes = [int(size) for size in data.split_sizes]
     model.freeze = [modality for modality in model.freeze if modality != "none"]
     for modality in model.freeze:
-        if modality not in ("text", "image", "audio", "video"):
+        if modality not in MODALITIES:
             raise ValueError(f"freeze: {modality!r} is not valid; it must be text, image, audio, video or none")
     if model.lora_rank and training.push_to_hub:
         if not model.lora_merge:

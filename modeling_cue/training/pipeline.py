@@ -21,18 +21,16 @@ from .demo import demo_report
 from .frozen import feature_stores
 from .image_cache import ImageCache, build_image_cache
 from .lora import forget_adapter
-from .losses import LETTERS
 from .model_card_facts import Run
 from .pairs import CaptionPairs, caption_pairs
+from .relations import LETTERS, MEDIA
 from .report import format_table
 from .rows import BadRows
 from .run_record import describe_rows
-from .scenes import make_scenes
+from .scenes import SCENES, make_scenes
 from .trainer import CUETrainer
 
 logger = logging.getLogger(__name__)
-SCENES = {"train": 3500, "validation": 200, "test": 200}
-MEDIA = ("image", "audio", "video")
 
 
 @dataclass

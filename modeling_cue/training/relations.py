@@ -10,6 +10,8 @@ from torch import Tensor
 from ..cones import Cone
 
 # "pictured" is a compound of which one part is the picture of its own sample: it looks for what is said of that.
+MEDIA = ("image", "audio", "video")
+LETTERS = {"text": "t", "image": "i", "audio": "a", "video": "v"}  # as in the names of metrics: t2i
 KINDS = ("text", "phrase", "image", "audio", "video", "composed", "pictured")
 UNKNOWN = -1
 # Bound on the entries of a lookup table that the subset test holds at a time (bytes).

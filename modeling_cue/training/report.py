@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-NAMES = {"t": "text", "i": "image", "a": "audio", "v": "video"}
+from .relations import LETTERS
+
+NAMES = {letter: modality for modality, letter in LETTERS.items()}
 # Columns of the recall table: heading, what the key ends with, and how a figure is written.
 COLUMNS = (
     ("R@1", "_R@1", "{:.1%}"),

@@ -21,6 +21,7 @@ from datasets import Audio, Dataset, Features, Image, List, Value, Video
 from datasets.table import InMemoryTable, concat_tables
 
 from .phrases import hash_id
+from .relations import MEDIA
 from .scenes_language import (
     COLOURS,
     RELATIONS,
@@ -38,7 +39,8 @@ from .scenes_language import (
 )
 from .scenes_render import RENDER
 
-SPLITS = ("train", "validation", "test")
+SCENES = {"train": 3500, "validation": 200, "test": 200}  # how many the demo has of each split
+SPLITS = tuple(SCENES)
 HELD_OUT = (
     ("red", "circle"),
     ("blue", "triangle"),
@@ -95,7 +97,7 @@ def make_scenes(
     split: str,
     size: int,
     seed: int = 0,
-    modalities: Sequence[str] = ("image", "audio", "video"),
+    modalities: Sequence[str] = MEDIA,
     parts: bool = False,
 ) -> Dataset:
     """`size` different scenes of a split; a smaller set with the same seed is the beginning of a larger one.
@@ -120,9 +122,7 @@ def make_scenes(
     return _dataset([pool[i] for i in order], split, seed, modalities, parts)
 
 
-def make_singles(
-    split: str, size: int, seed: int = 0, modalities: Sequence[str] = ("image", "audio", "video")
-) -> Dataset:
+def make_singles(split: str, size: int, seed: int = 0, modalities: Sequence[str] = MEDIA) -> Dataset:
     """`size` scenes of one thing, with the columns of `make_scenes` (no parts); all 130 or 114 contents in turn.
 
     Train and validation leave out the things that are a held-out pair; the contents of the splits are the same

@@ -73,7 +73,7 @@ def whole_scales(scales: nn.Module) -> list[float]:
 
 @contextmanager
 def under_own_class(model: nn.Module) -> Iterator[None]:
-    """A sharded model is of a class made on the way: what is saved beside the weights is the code of its own class."""
+    """FSDP replaces a model's class at run time; here the model has its own again, whose code is saved beside it."""
     sharded = model.__class__
     own: Any = next(kind for kind in sharded.__mro__ if not issubclass(kind, FSDPModule))
     model.__class__ = own

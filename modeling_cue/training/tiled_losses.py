@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..cones import Cone, pairwise_containment_margin
-from ..contrastive import anchor_losses
+from ..contrastive import anchor_losses, scaled_cosines
+from ..sphere import without_autocast
 from .relations import Embedded
 
 # Pairs of one strip: some ten matrices of this size exist at a time, most of them of 4 or 8 bytes a pair.
@@ -49,9 +50,7 @@ def info_nce_sums(a: Side, b: Side, logit_scale: Tensor, related: Related) -> Su
     """
 
     def matrices(first: Embedded, second: Embedded, scale: Tensor) -> tuple[Tensor, Tensor]:
-        one, other = first.cone.axis, second.cone.axis
-        wide = torch.promote_types(torch.promote_types(one.dtype, other.dtype), torch.float32)
-        return scale * (one.to(wide) @ other.to(wide).T), related(first, second)
+        return scaled_cosines(first.cone.axis, second.cone.axis, scale), related(first, second)
 
     def forth(rows: Embedded, columns: Embedded, scale: Tensor) -> Sums:
         return _anchored(*matrices(rows, columns, scale))
@@ -60,7 +59,7 @@ def info_nce_sums(a: Side, b: Side, logit_scale: Tensor, related: Related) -> Su
         logits, relation = matrices(columns, rows, scale)
         return _anchored(logits.T, relation.T)
 
-    with torch.autocast(logit_scale.device.type, enabled=False):
+    with without_autocast(logit_scale.device):
         if _alone(a) and _alone(b) and len(a.local) * len(b.local) <= STRIP_PAIRS:
             logits, relation = matrices(a.local, b.local, logit_scale)
             parts = [_anchored(logits, relation), _anchored(logits.T, relation.T)]

@@ -20,10 +20,10 @@ from .evaluation import embed_dataset, embedded_kinds
 from .gathering import gather_kinds, this_world
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
 from .light import TrainerWithLightCheckpoints
-from .losses import MEDIA, LossWeights, compute_losses, radius_alarm, total_loss
+from .losses import LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
 from .pairs import CaptionPairs, GroupedByLength
-from .relations import Embedded
+from .relations import MEDIA, Embedded
 from .sharding import equally_many, prepare_for_fsdp, under_own_class, whole_scales, whole_texts
 from .streams import Strided
 
