@@ -21,6 +21,17 @@ TEXTS_PER_CHUNK, TEXTS_PER_CHUNK_CPU = 64, 8
 TEXT_CHUNKS = 8
 
 
+def length_chunks(lengths: Tensor, count: int) -> tuple[Tensor, list[tuple[Tensor, int]]]:
+    """Rows in `count` chunks of about one length: the order of all rows (N,), and each chunk's rows and longest.
+
+    The device is waited for once, and not in every chunk.
+    """
+    ordered, order = lengths.sort(stable=True)
+    chunks = order.chunk(count)
+    ends = torch.tensor([len(rows) for rows in chunks]).cumsum(0) - 1
+    return order, list(zip(chunks, ordered.clamp(min=1)[ends.to(ordered.device)].tolist(), strict=True))
+
+
 def run_text(
     tower: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, *, text_chunks: int, **_: Any
 ) -> TowerOutput:
@@ -35,11 +46,9 @@ def run_text(
     if chunks < 2 or not bool((mask[:, :-1] >= mask[:, 1:]).all()):  # left padding would move positions
         output = tower(input_ids=input_ids, attention_mask=mask)
         return TowerOutput(output.last_hidden_state, mask.bool(), output.get("pooler_output"))
-    lengths = mask.sum(1)
-    order = lengths.argsort(stable=True)
+    order, parts = length_chunks(mask.sum(1), chunks)
     tokens, pooled = [], []
-    for rows in order.chunk(chunks):
-        longest = max(1, int(lengths[rows].max()))
+    for rows, longest in parts:
         output = tower(input_ids=input_ids[rows, :longest], attention_mask=mask[rows, :longest])
         tokens.append(nn.functional.pad(output.last_hidden_state, (0, 0, 0, mask.shape[1] - longest)))
         pooled.append(output.get("pooler_output"))

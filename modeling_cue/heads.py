@@ -9,6 +9,8 @@ from transformers import initialization as init
 
 from .cones import Cone
 from .dropout import ByteDropout
+from .encoders_run import length_chunks
+from .sphere import wide_dtype, without_autocast
 
 # Rows that are pooled together at least, and the most chunks that a batch is pooled in.
 ROWS_PER_CHUNK, CHUNKS = 64, 8
@@ -44,12 +46,9 @@ class AttentionPooler(nn.Module):
             return self._pool(tokens, mask)
         # Rows of about one length together, no longer than needed: of captions, most places of a batch are padding.
         places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-        lengths = (mask.bool() * places).amax(1).clamp(min=1)
-        order = lengths.argsort(stable=True)
-        pooled = []
-        for rows in order.chunk(min(CHUNKS, len(order) // ROWS_PER_CHUNK)):
-            longest = int(lengths[rows[-1]])
-            pooled.append(self._pool(tokens[rows, :longest], mask[rows, :longest]))
+        lengths = (mask.bool() * places).amax(1)
+        order, chunks = length_chunks(lengths, min(CHUNKS, len(lengths) // ROWS_PER_CHUNK))
+        pooled = [self._pool(tokens[rows, :longest], mask[rows, :longest]) for rows, longest in chunks]
         return torch.cat(pooled)[order.argsort()]
 
     def _pool(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
@@ -123,7 +122,11 @@ class ProjectionHead(nn.Module):
         self.radius[-1].bias.fill_(_radius_logit(radius))
 
     def forward(self, features: Tensor) -> Cone:
-        features = features.to(self.projection.weight.dtype)
+        # Autocast would round the last layers to bfloat16, and radii to steps of 0.003 rad and more.
+        with without_autocast(features.device):
+            return self._cone(features.to(self.projection.weight.dtype))
+
+    def _cone(self, features: Tensor) -> Cone:
         if self.signed_sqrt:
             # The gradient of a square root at 0 is infinite.
             features = features.sign() * (features.abs() + 1e-6).sqrt()
@@ -137,8 +140,7 @@ class ProjectionHead(nn.Module):
         for layer in layers:
             radius = layer(radius)
         radius = radius.squeeze(-1)
-        # The cone itself is float32 or better whatever the autocast.
-        wide = torch.promote_types(axis.dtype, torch.float32)
+        wide = wide_dtype(axis)
         return Cone(nn.functional.normalize(axis.to(wide), dim=-1), math.pi * torch.sigmoid(radius.to(wide)))
 
 

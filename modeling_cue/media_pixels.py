@@ -14,6 +14,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -214,8 +215,15 @@ def crop_resize(image: Image.Image, spec: PixelSpec, backend: str) -> Tensor:
 def normalise(pixels: Tensor, spec: PixelSpec) -> Tensor:
     """float32 (..., 3, H, W) of uint8 pixels of that shape, rescaled and normalised in one pass, on their device."""
     values = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device).copy_(pixels)
-    mean, std = (torch.tensor(each).mul_(1 / spec.rescale).view(3, 1, 1) for each in (spec.mean, spec.std))
-    return values.sub_(mean.to(pixels.device)).div_(std.to(pixels.device))
+    mean, std = _levels(spec, pixels.device)
+    return values.sub_(mean).div_(std)
+
+
+@lru_cache
+def _levels(spec: PixelSpec, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel (3, 1, 1) in levels of 8 bits; kept, as a copy to a device waits for it."""
+    mean, std = (torch.tensor(values).mul_(1 / spec.rescale).view(3, 1, 1) for values in (spec.mean, spec.std))
+    return mean.to(device), std.to(device)
 
 
 def faster_backend() -> str:

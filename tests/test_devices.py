@@ -12,9 +12,14 @@ import torch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from devices_worker import losses, train
+from test_encoders import inputs_of
+from test_trainer import make_trainer
+from torch.utils.data import Subset
 from transformers import AutoModel
 
-import modeling_cue  # noqa: F401  (registers CUE with the Auto classes)
+from modeling_cue import CUEModel
+from modeling_cue.training.arguments import CUETrainingArguments
+from modeling_cue.training.sharding import layer_names
 
 HERE = Path(__file__).parent
 SETTINGS = HERE.parent / "configs" / "accelerate"
@@ -109,6 +114,30 @@ def test_a_stream_is_evaluated_by_processes_with_unlike_numbers_of_batches(ddp, 
     for run in (ddp, fsdp):
         whole, streamed = run["plain"]["evaluated"]
         assert streamed == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2_layer", "hubert", "whisper"])
+def test_fsdp_shards_only_modules_that_are_called(encoders, family):
+    model = CUEModel.from_encoders(audio=str(encoders[family]), projection_dim=8, composition_dim=8)
+    called = set()
+    for module in model.audio_tower.modules():
+        module.register_forward_pre_hook(lambda module, _: called.add(module))
+    model(**inputs_of(family))
+    names = layer_names(model)
+    assert any("EncoderLayer" in name for name in names)
+    assert all(module in called for module in model.audio_tower.modules() if type(module).__name__ in names)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6])
+def test_every_process_evaluates_equally_many(model, processor, tmp_path, monkeypatch, rows):
+    trainer = make_trainer(model, processor, tmp_path)
+    shares = []
+    for rank in range(8):
+        monkeypatch.setattr(CUETrainingArguments, "world_size", 8)
+        monkeypatch.setattr(CUETrainingArguments, "process_index", rank)
+        shares.append(list(trainer.get_eval_dataloader(Subset(trainer.eval_dataset, range(rows))).sampler))
+    assert {len(share) for share in shares} == {1}
+    assert {row for share in shares for row in share} == set(range(rows))
 
 
 def test_fsdp_refuses_processes_that_would_wait_for_one_another(fsdp):

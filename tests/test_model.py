@@ -339,6 +339,17 @@ def test_dropout_reaches_axis_and_radius_of_a_head_in_training_alone():
     assert features.grad is None or not features.grad.any()
 
 
+def test_autocast_does_not_round_cones():
+    torch.manual_seed(0)
+    head = ProjectionHead(64, 32, 0, 0.0, 16, 1.0, True)
+    features = torch.randn(2000, 64)
+    plain = head(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        cone = head(features)
+    assert torch.equal(cone.radius, plain.radius)
+    assert torch.equal(cone.axis, plain.axis)
+
+
 def test_pooling_in_chunks_of_one_length_changes_nothing(monkeypatch):
     torch.manual_seed(0)
     pooler = AttentionPooler(6, queries=2)

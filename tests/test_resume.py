@@ -82,6 +82,17 @@ def written_half(save):
     return saved
 
 
+def test_machines_without_a_common_folder_are_told_before_training(model, processor, tmp_path, monkeypatch):
+    # As another machine would answer, which looks in a folder of its own.
+    monkeypatch.setattr(checkpoints, "together", lambda task: [task(), False])
+    kept = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1,
+            "save_steps": 1, "max_steps": 1}  # fmt: skip
+    with pytest.raises(ValueError, match="not the same folder on all machines.*load_best_model_at_end"):
+        make_trainer(model, processor, tmp_path / "run", **kept).train()
+    assert not list((tmp_path / "run").iterdir())
+    make_trainer(model, processor, tmp_path / "run", max_steps=1).train()  # nothing is loaded: nothing need be common
+
+
 @pytest.mark.parametrize("towers", ["whole", "reference"])
 def test_a_full_disk_leaves_the_old_model(model, processor, tmp_path, monkeypatch, towers):
     model.freeze(["text", "image"])

@@ -149,6 +149,7 @@ class CUETrainingArguments(TrainingArguments):
     remove_unused_columns: bool = _flag(False, "Rows keep their columns: the collator chooses.")
     report_to: list[str] = _flag(["none"], "Loggers, such as: --report_to tensorboard trackio; or none.")
     logging_steps: float = _flag(10, "Steps between two log lines.")
+    logging_nan_inf_filter: bool = _flag(False, "Leave losses that are not finite out of the log; CUE stops at them.")
     dataloader_num_workers: int | None = _flag(  # type: ignore[assignment]
         None,
         "Processes that load and decode data, per device. Default: the cores of this process, less one for an "
@@ -204,6 +205,8 @@ class CUETrainingArguments(TrainingArguments):
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
         if on_cpu:
             self.dataloader_pin_memory = False  # there is no device to pin for, and PyTorch would warn
+        if self.dataloader_pin_memory and isinstance(self.accelerator_config, dict):
+            self.accelerator_config.setdefault("non_blocking", True)  # what pinned memory is for
         self._choose_workers(on_cpu)
         super().__post_init__()
         self._keep_to_one_device()
@@ -255,9 +258,13 @@ def spare_cores(on_cpu: bool) -> int:
     Args:
         on_cpu: whether the model runs on the CPU too.
     """
+    return min(8, max(0, own_cores() - (2 if on_cpu else 1)))
+
+
+def own_cores() -> int:
+    """Cores of this machine for each process on it that runs together with this one."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    own = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(8, max(0, own - (2 if on_cpu else 1)))
+    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @dataclass

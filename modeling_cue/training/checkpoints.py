@@ -23,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length, rotate_checkpoints
 
 from .arguments import CUETrainingArguments
+from .gathering import together
 from .run_record import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint = get_last_checkpoint(folder)
             if resume_from_checkpoint is None:
                 raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {folder} to go on from")
+        if resume_from_checkpoint or self.args.load_best_model_at_end:
+            self._check_that_all_see(folder)
         if resume_from_checkpoint and self.is_world_process_zero():
             changes = self.record.changes(str(resume_from_checkpoint), self.args)
             if changes:
@@ -64,6 +67,24 @@ class ResumableTrainer(Trainer):
                     resume_from_checkpoint, "; ".join(changes),
                 )  # fmt: skip
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _check_that_all_see(self, folder: str) -> None:
+        """Raises `ValueError` in all processes where some machine has another `output_dir`, and so no checkpoint."""
+        mark = Path(folder) / f"{ASIDE}_mark"
+        try:
+            if self.is_world_process_zero():
+                mark.parent.mkdir(parents=True, exist_ok=True)
+                mark.touch()
+            self.accelerator.wait_for_everyone()
+            if not all(together(mark.exists)):
+                raise ValueError(
+                    f"output_dir={folder!r} is not the same folder on all machines, so that they cannot load the "
+                    "checkpoints that one of them writes: name one on a common disk, or set load_best_model_at_end to "
+                    "false (--load_best_model_at_end false) and do not resume"
+                )
+        finally:
+            if self.is_world_process_zero():
+                mark.unlink(missing_ok=True)
 
     def _init_training_state(
         self, max_steps: int, num_update_steps_per_epoch: int, num_train_epochs: int, resume: str | None, trial: Any

@@ -1,6 +1,7 @@
 """Embedding a whole data set for evaluation, the same in one process as in many."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..cones import Cone
+from .arguments import own_cores
 from .gathering import agreed, gather_rows
 from .relations import KINDS, MEDIA, Embedded
 
@@ -73,6 +75,18 @@ def embed_dataset(
     model.train(was_training)
     anywhere = agreed(found, (*KINDS, "parts_mean"), device)
     return {kind: _unique(_everywhere(found.get(kind, [_nothing()]), device)) for kind in anywhere}
+
+
+@contextmanager
+def all_threads(processes: int) -> Iterator[None]:
+    """Launchers give each of several processes one thread, which metrics, all on the CPU, would take minutes with."""
+    before = torch.get_num_threads()
+    if processes > 1:
+        torch.set_num_threads(max(before, own_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _nothing() -> tuple[Tensor, ...]:

@@ -73,6 +73,8 @@ def backward_in_chunks(
     """
     batches = chunks.batches
     turns, alike = _agree(batches, device)
+    wrapped: Any = getattr(model, "_orig_mod", model)  # a compiled model
+    waits = isinstance(wrapped, DistributedDataParallel) and alike
     states: list[list[Tensor]] = []
     held: list[dict[str, Embedded]] = []
     with torch.no_grad(), _statistics_kept(model):
@@ -90,7 +92,7 @@ def backward_in_chunks(
         own, weight = min(turn, len(batches) - 1), float(turn < len(batches))
         last = turn == turns - 1
         _set_random_state(states[turn], device)
-        with model.no_sync() if isinstance(model, DistributedDataParallel) and alike and not last else nullcontext():
+        with wrapped.no_sync() if waits and not last else nullcontext():
             embedded, scalars = embed(batches[own])
             pairs = [pair for kind, rows in embedded.items() for pair in _pairs(rows, held[own][kind])]
             share = [weight * (ours * leaf.grad).sum() for ours, leaf in pairs if leaf.grad is not None]

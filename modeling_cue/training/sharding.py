@@ -45,14 +45,17 @@ def prepare_for_fsdp(model: nn.Module, plugin: FullyShardedDataParallelPlugin, d
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """The classes of the towers' layers, which stand in lists; a tower without lists is not parted."""
+    """The classes of the towers' layers, which stand in lists; a tower without lists is not parted.
+
+    Convolutions over samples are left whole: `run_waveform` uses the weights of the first without calling it.
+    """
     lists = [
         inner
         for cue in model.modules()
         if isinstance(cue, CUEModel)
         for tower in cue.towers.values()
-        for inner in tower.modules()
-        if isinstance(inner, nn.ModuleList)
+        for name, inner in tower.named_modules()
+        if isinstance(inner, nn.ModuleList) and not name.endswith("conv_layers")
     ]
     return sorted({type(layer).__name__ for layers in lists for layer in layers})
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..cones import angle
 from .arguments import CUETrainingArguments
 from .collator import CUECollator
-from .evaluation import embed_dataset, embedded_kinds
+from .evaluation import all_threads, embed_dataset, embedded_kinds
 from .gathering import gather_kinds, this_world
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
 from .light import TrainerWithLightCheckpoints
@@ -137,6 +137,12 @@ class CUETrainer(TrainerWithLightCheckpoints):
             clear_device_cache()
         return loss
 
+    def _prepare_input(self, data: Any) -> Any:
+        # Chunks wait in pinned memory, from which nobody has to wait for a copy.
+        if isinstance(data, Tensor) and data.is_pinned():
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
     def _loss(self, embedded: dict[str, Embedded], scalars: Scalars) -> Tensor:
         if not self._started:
             self._seen = embedded
@@ -248,7 +254,8 @@ class CUETrainer(TrainerWithLightCheckpoints):
             sampler, rows = None, Strided(dataset, self.args.process_index, self.args.world_size)
         else:
             order = list(range(len(dataset)))
-            order += order[: -len(order) % self.args.world_size]
+            # Of fewer rows than processes some come several times.
+            order += [order[i % len(order)] for i in range(-len(order) % self.args.world_size)]
             sampler, rows = order[self.args.process_index :: self.args.world_size], dataset
         return DataLoader(
             rows,
@@ -283,7 +290,8 @@ class CUETrainer(TrainerWithLightCheckpoints):
                 show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
         _, scale, bias = whole_scales(self.accelerator.unwrap_model(self.model).scales)
-        found = compute_all(embedded, scale, bias)
+        with all_threads(self.args.world_size):
+            found = compute_all(embedded, scale, bias)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         if self.state.global_step:  # before training all radii of a kind start at one value
             for alarm in radius_alarm(embedded):
