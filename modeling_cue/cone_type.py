@@ -1,7 +1,7 @@
 """The cone: a value type for sets of directions. What one can do with cones is in cones.py."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,20 @@ class Cone:
         """D, the dimension of the space."""
         return self.axis.shape[-1]
 
+    @property
+    def device(self) -> torch.device:
+        """The device of axis and radius."""
+        return self.radius.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the radius."""
+        return self.radius.dtype
+
+    def __len__(self) -> int:
+        """The size of the first batch dimension."""
+        return len(self.radius)
+
     def __getitem__(self, index: Any) -> "Cone":
         """Indexes the batch dimensions as one indexes a tensor; the vectors stay whole."""
         radius = self.radius[index]
@@ -97,18 +111,27 @@ class Cone:
         """The same cones in float32."""
         return self._map(Tensor.float)
 
+    def cpu(self) -> "Cone":
+        """The same cones on the CPU."""
+        return self._map(Tensor.cpu)
+
     @staticmethod
-    def cat(cones: Sequence["Cone"], dim: int = 0) -> "Cone":
+    def cat(cones: Iterable["Cone"], dim: int = 0) -> "Cone":
         """Joins batches end to end along batch dimension `dim`."""
         return _gather(torch.cat, cones, dim)
 
     @staticmethod
-    def stack(cones: Sequence["Cone"], dim: int = 0) -> "Cone":
+    def stack(cones: Iterable["Cone"], dim: int = 0) -> "Cone":
         """Lays batches of one shape side by side along a new batch dimension `dim`."""
         return _gather(torch.stack, cones, dim)
 
 
-def _gather(function: Callable[..., Tensor], cones: Sequence[Cone], dim: int) -> Cone:
+# So that `torch.load` takes cones as it takes tensors, by its default of weights only.
+torch.serialization.add_safe_globals([Cone])
+
+
+def _gather(function: Callable[..., Tensor], cones: Iterable[Cone], dim: int) -> Cone:
+    cones = list(cones)
     if not cones:
         raise ValueError("Cone.cat and Cone.stack need at least one cone, got an empty sequence")
     dims = sorted({cone.dim for cone in cones})

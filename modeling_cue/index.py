@@ -81,13 +81,14 @@ class CUEIndex:
     def __repr__(self) -> str:
         return f"CUEIndex({len(self)} cones, dim={self.dim}, {self._vectors.kind})"
 
-    def add(self, cones: Cone, ids: Sequence, metadata: Mapping[str, Sequence] | pa.Table | None = None) -> None:
+    def add(self, cones: Cone, ids: Sequence, metadata: Any = None) -> None:
         """Adds cones (N,): all, or where something is wrong none. Each call looks through all ids: add in batches.
 
         Args:
             cones: (N,), of any device and floating-point dtype.
             ids: N strings or N integers that the index does not have yet.
-            metadata: columns of N values, of any type that Arrow knows; the same columns at every call.
+            metadata: columns of N values, of any type that Arrow knows, the same at every call: a dict of columns, an
+                Arrow table, a data frame, or a list of N dicts.
 
         Raises:
             ValueError: cones of another dimension or against `check_cone`, ids that repeat, columns that do not fit, a
@@ -189,7 +190,11 @@ class CUEIndex:
         cones = cones.detach().to("cpu")
         # Pi in half precision is pi.
         radius = torch.where(cones.radius == torch.full_like(cones.radius, math.pi), math.pi, cones.radius.float())
-        cones = Cone(cones.axis.float(), radius, cones.empty)
+        axis = cones.axis.float()
+        if cones.axis.dtype in (torch.float16, torch.bfloat16):
+            check_cone(cones)  # of unit length as near as half precision can say it
+            axis = torch.nn.functional.normalize(axis, dim=-1)
+        cones = Cone(axis, radius, cones.empty)
         check_cone(cones)
         return cones
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,11 +45,11 @@ class Items:
         return Cone(axes, self.radius[place], self.empty[place])
 
 
-def make_items(cones: Cone, ids: Sequence, metadata: Mapping[str, Sequence] | pa.Table | None) -> pa.Table:
+def make_items(cones: Cone, ids: Sequence, metadata: Any) -> pa.Table:
     """The rows of float32 cones (N,); `CUEIndex.add` tells of arguments and errors."""
     count = len(cones.radius)
     columns = {"id": _id_column(ids), "radius": cones.radius.numpy(), "empty": empty_mask(cones).numpy()}
-    further = metadata if isinstance(metadata, pa.Table) else pa.table(dict(metadata or {}))
+    further = _table(metadata)
     taken = [name for name in further.column_names if name in RESERVED]
     if taken:
         raise ValueError(f"metadata cannot be called {taken}: {list(RESERVED)} are the index's own columns")
@@ -60,6 +61,22 @@ def make_items(cones: Cone, ids: Sequence, metadata: Mapping[str, Sequence] | pa
     # The offsets of plain strings end at 2 GiB.
     long = [pa.field(f.name, pa.large_string()) if pa.types.is_string(f.type) else f for f in table.schema]
     return table.cast(pa.schema(long))
+
+
+def _table(metadata: Any) -> pa.Table:
+    if metadata is None or isinstance(metadata, pa.Table):
+        return pa.table({}) if metadata is None else metadata
+    try:
+        if isinstance(metadata, Mapping):
+            return pa.table(dict(metadata))
+        if isinstance(metadata, Sequence):
+            return pa.Table.from_pylist(list(metadata))
+        return pa.Table.from_pandas(metadata, preserve_index=False).replace_schema_metadata(None)
+    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            "metadata must be a dict of columns, a table, a data frame or a list of dicts, of values that Arrow knows "
+            f"(paths as text): {error}"
+        ) from error
 
 
 def _id_column(ids: Sequence) -> pa.ChunkedArray:
@@ -86,6 +103,8 @@ def _id_column(ids: Sequence) -> pa.ChunkedArray:
 def append_items(old: pa.Table, new: pa.Table) -> pa.Table:
     if not old.column_names:
         return new
+    if set(new.column_names) == set(old.column_names):
+        new = new.select(old.column_names)
     if new.schema != old.schema:
         raise ValueError(
             f"the index has the columns {_described(old)}, these cones come with {_described(new)}; "
@@ -111,8 +130,12 @@ def items_of(batch: pa.Table) -> tuple[Sequence, pa.Table]:
     id/text/0 and so on, and the id of its sample becomes metadata, `sample`.
     """
     further = batch.drop_columns([name for name in RESERVED if name in batch.column_names])
-    if not {"modality", "caption"} <= set(batch.column_names):
+    if not {"modality", "caption", "text"} <= set(batch.column_names) or not pa.types.is_integer(
+        batch.schema.field("caption").type
+    ):
         return batch["id"], further
+    if "sample" in batch.column_names:
+        raise ValueError("the column 'sample' is what items of one sample will have in common: rename yours")
     rows = zip(*(batch[name].to_pylist() for name in ("id", "modality", "caption")), strict=True)
     ids = [f"{sample}/{kind}" if number is None else f"{sample}/{kind}/{number}" for sample, kind, number in rows]
     return ids, further.append_column("sample", batch["id"])

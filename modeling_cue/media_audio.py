@@ -1,5 +1,6 @@
 """Sound from whatever a user or a data set has at hand."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from .media_files import FILES, MediaError, import_av, open_container, open_source, to_array
 
+MAX_CHANNELS = 8  # of an array; what has more is a batch
+MAX_FLOAT = 8.0  # of floating-point samples, which lie in [-1, 1] but for some overshoot
 MAX_SECONDS = 3600  # of sound at up to 48 kHz; higher rates have the same number of samples
 
 
@@ -45,12 +48,22 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
     if rate < 1:
         raise MediaError(f"{name} has sampling rate {rate}: it must be at least 1 Hz")
     samples = _float(samples, name)
+    if samples.ndim == 2 and min(samples.shape) > MAX_CHANNELS:
+        raise MediaError(
+            f"{name} of shape {samples.shape} has more than {MAX_CHANNELS} channels: give several sounds as a list"
+        )
     if samples.ndim == 2:
         samples = samples.mean(0 if samples.shape[0] <= samples.shape[1] else 1)
     if samples.ndim != 1 or not samples.size:
         raise MediaError(f"{name} is empty, or not of shape (samples,) or (channels, samples): got {samples.shape}")
-    if not np.isfinite(samples).all():
+    loudest = float(np.abs(samples).max())
+    if not math.isfinite(loudest):
         raise MediaError(f"{name} has samples that are NaN or infinite: repair or replace it")
+    if loudest > MAX_FLOAT:
+        raise MediaError(
+            f"{name} has samples up to {loudest:g}, and floating-point sound lies in [-1, 1]: divide those of 16 bits "
+            "by 32768, or give them as int16"
+        )
     _check_length(samples.size, rate, name)
     resampled = samples if rate == sampling_rate else _resample(samples, int(rate), sampling_rate)
     if not resampled.size:

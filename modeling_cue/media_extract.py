@@ -21,7 +21,8 @@ def extract(extractor: Any, clips: Sequence[np.ndarray], padding: str) -> Extrac
     """
     shortest = round(SHORTEST * extractor.sampling_rate)
     clips = [np.pad(clip, (0, max(0, shortest - clip.size))) for clip in clips]
-    return EXTRACTORS.get(type(extractor).__name__, _padded)(extractor, clips, padding)
+    with torch.autocast("cpu", enabled=False):  # spectrograms have no bfloat16
+        return EXTRACTORS.get(type(extractor).__name__, _padded)(extractor, clips, padding)
 
 
 def _padded(extractor: Any, clips: Sequence[np.ndarray], padding: str, **limit: Any) -> Extracted:

@@ -16,7 +16,7 @@ from .media_video import load_video
 from .processing_parts import HUB_OPTIONS, PARTS, image_part, load_part, text_habits, video_habits
 
 LONGEST_TEXT = 512  # where a tokenizer states no length of its own
-TEXT_OPTIONS = ("padding", "truncation", "max_length")  # of a call, handed to the tokenizer
+TEXT_OPTIONS = ("padding", "truncation", "max_length", "allow_empty")  # of a call, handed to the tokenizer
 
 
 class _Parts:
@@ -150,7 +150,7 @@ class CUEProcessor(ProcessorMixin):
             do_normalize: False leaves pixels as uint8, a quarter of the memory, where the image processor's settings
                 can be told in one (see `fast_images`); `normalize` does the rest on their device.
             text_options: `padding`, `truncation`, `max_length` of the tokenizer; by default texts are padded to the
-                longest and cut at `max_text_length`.
+                longest and cut at `max_text_length`. `allow_empty=True` takes texts without a word too.
 
         Texts and sounds that are longer than their tower takes (30 s for Whisper) are cut.
 
@@ -235,12 +235,15 @@ class CUEProcessor(ProcessorMixin):
     def _text(self, text: Any, options: dict[str, Any]) -> dict[str, Any]:
         # SigLIP's tokenizers name no mask among their outputs.
         needed = {"padding": self.text_padding, "return_attention_mask": True, "return_tensors": "pt"}
-        encoded = self._tokens(_listed(text), needed | options)
+        texts = [text] if isinstance(text, str) else list(text)
+        encoded = self._tokens(texts, needed | options)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _tokens(self, texts: list[Any], options: dict[str, Any]) -> Any:
+        options = dict(options)
+        allow_empty = options.pop("allow_empty", False)
         for number, one in enumerate(texts):
-            if not isinstance(one, str) or not one.strip():
+            if not isinstance(one, str) or not (one.strip() or allow_empty):
                 raise ValueError(f"text number {number} is empty or no text ({one!r}): leave it out")
         stated = self.tokenizer.model_max_length
         longest = self.max_text_length or (stated if stated < 100_000 else LONGEST_TEXT)

@@ -83,7 +83,9 @@ class CUESentenceModule(InputModule):
         values = [_value(one, str(modality)) for one in inputs]
         if modality == "text" and prompt:
             values = [prompt + text for text in values]
-        return {**self.processor(**{ARGUMENTS[str(modality)]: values}), "modality": modality}
+        # Like other models here: one empty document does not end the embedding of a corpus.
+        options = {"allow_empty": True} if modality == "text" else {}
+        return {**self.processor(**{ARGUMENTS[str(modality)]: values}, **options), "modality": modality}
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
         """The cones of a batch: `sentence_embedding` (N, D), unit axes, and `radius` (N,), radians in (0, pi)."""

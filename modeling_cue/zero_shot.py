@@ -233,6 +233,8 @@ def _told(value: Any) -> tuple[str, Any]:
         )
     if isinstance(value, Image.Image):
         return "image", value
+    if isinstance(value, Mapping) and value.get("array") is not None:
+        return "audio", value
     if isinstance(value, np.ndarray | Tensor) and value.ndim in MODALITY_OF_DIMENSIONS:
         return MODALITY_OF_DIMENSIONS[value.ndim], value
     shape = f" of shape {tuple(value.shape)}" if isinstance(value, np.ndarray | Tensor) else ""

@@ -103,6 +103,13 @@ def test_a_file_may_hold_a_list_as_the_command_line_does(tmp_path):
     assert (model.freeze, data.split_sizes, model.signed_sqrt) == (["text", "image"], [10, 20], [])
 
 
+@pytest.mark.parametrize("flags", [["--eval_strategy", "no"], ["--save_strategy", "no"], ["--save_strategy", "steps"]])
+def test_the_best_checkpoint_is_none_where_none_is_measured(tmp_path, flags, caplog):
+    _, _, training = parse_arguments([*flags, "--output_dir", str(tmp_path), "--image_encoder", "i"])
+    assert not training.load_best_model_at_end
+    assert "load_best_model_at_end is off: with eval_strategy=" in caplog.text
+
+
 def test_none_takes_back_what_the_file_freezes(tmp_path):
     model, data, _ = parse_arguments(
         [write(tmp_path, "freeze: [text]\nfeature_cache: cache\n"), "--freeze", "none", "--feature_cache", "none"]

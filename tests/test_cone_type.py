@@ -69,7 +69,19 @@ def test_cones_convert_detach_and_move():
     assert cone.to(torch.bfloat16).float().axis.dtype == torch.float32
     assert not cone.detach().axis.requires_grad
     assert not cone.detach().radius.requires_grad
-    assert cone.to("meta").empty.device.type == "meta"
+    assert cone.to("meta").empty.device.type == cone.to("meta").device.type == "meta"
+    assert cone.to("meta").dtype == torch.float32
+    assert cone.cpu().axis.device.type == "cpu"
+    assert (len(cone), len(cone[:0])) == (3, 0)
+    assert torch.equal(Cone.cat(part[None] for part in cone).axis, cone.axis)
+
+
+def test_cones_are_saved_as_tensors_are(tmp_path):
+    cone = cones(3)
+    torch.save({"all": cone}, tmp_path / "cones.pt")
+    found = torch.load(tmp_path / "cones.pt")["all"]
+    assert torch.equal(found.axis, cone.axis)
+    assert torch.equal(found.radius, cone.radius)
 
 
 @pytest.mark.parametrize("dim", [0, 1, -1, -2])

@@ -17,6 +17,7 @@ from samples import wav
 from modeling_cue.training import data, row_forms
 from modeling_cue.training.data import load_rows
 from modeling_cue.training.rows import BadRowError, BadRows, DataError
+from modeling_cue.training.sources import DataSource
 from modeling_cue.training.splits import KnownCounts, made_splits
 
 SHARED = "../shared/data"
@@ -297,6 +298,19 @@ def test_limited_data_is_the_first_of_the_split(load, one_split, streaming):
     assert ids(load(one_split, "train", streaming=streaming, max_samples=3)) == ["0", "2", "4"]
     with pytest.raises(DataError, match="max_samples=0 is not valid"):
         load(one_split, "train", streaming=streaming, max_samples=0)
+
+
+def test_one_of_several_configurations(tmp_path):
+    card = "---\nconfigs:\n"
+    for name in ("a", "b"):
+        parquet(tmp_path / "data", f"{name}.parquet", [row(number) for number in range(2 if name == "a" else 3)])
+        card += f"- config_name: {name}\n  data_files:\n  - split: train\n    path: {name}.parquet\n"
+    (tmp_path / "data" / "README.md").write_text(f"{card}---\n")
+    with pytest.raises(DataError, match=r"several configurations: .* \(--dataset_config_name NAME\)(?s:.)*'a', 'b'"):
+        load_rows(str(tmp_path / "data"), "train")
+    assert len(load_rows(DataSource(str(tmp_path / "data"), "b"), "train")) == 3
+    with pytest.raises(DataError, match="dataset_config_name"):
+        load_rows(DataSource(str(tmp_path / "data"), "c"), "train")
 
 
 @pytest.fixture

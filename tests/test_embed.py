@@ -246,6 +246,8 @@ def test_loose_files(embed, loose, tmp_path, caplog):
     ]  # fmt: skip
     assert "files of other kinds are left out: 1 of .pdf" in caplog.text
     assert embed(loose, "--split", "test", out=tmp_path / "part")["id"][:] == ["test/b.PNG"]
+    (loose / "a.wav.json").write_text('{"taken": "1999"}')  # as many programs put beside each file
+    assert embed(loose, out=tmp_path / "again")["id"][:] == found["id"][:]
     assert embed(loose / "lines.txt", out=tmp_path / "file")["text"][:] == ["a dog", "a red cat"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import soundfile
@@ -232,6 +233,42 @@ def test_from_a_data_set(tmp_path):
         }  # fmt: skip
     chosen = CUEIndex.from_dataset(data.select([4, 2]).add_column("empty", [True, False]))
     assert chosen.inside(Cone(items.axis[:1], torch.zeros(1)))[0].ids == ["x4"]
+
+
+def test_a_table_of_others_keeps_its_ids():
+    items = cones(2, dim=4)
+    columns = {"id": ["a", "b"], "axis": items.axis.tolist(), "radius": items.radius.tolist()}
+    columns |= {"modality": ["image"] * 2, "caption": ["a dog", "a cat"], "text": [None, None]}
+    index = CUEIndex.from_dataset(datasets.Dataset.from_dict(columns))
+    assert [hit.ids[0] for hit in index.nearest(items, 1)] == ["a", "b"]
+    theirs = columns | {"caption": [0, 1], "sample": ["x", "y"]}
+    with pytest.raises(ValueError, match="the column 'sample' .* rename yours"):
+        CUEIndex.from_dataset(datasets.Dataset.from_dict(theirs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_cones_in_half_precision(dtype):
+    items = cones(20, dim=64, widest=1.0)
+    index = CUEIndex(64)
+    index.add(items.to(dtype), range(20))
+    assert [hit.ids[0] for hit in index.nearest(items.to(dtype), 1)] == list(range(20))
+    with pytest.raises(ValueError, match="norm that is not 1"):
+        index.add(change(items, axis=1.2).to(dtype), range(20, 40))
+
+
+def test_metadata_in_every_form():
+    items = cones(2, dim=4)
+    index = CUEIndex(4)
+    index.add(items, [0, 1], {"name": ["a", "b"], "size": [1, 2]})
+    index.add(items, [2, 3], {"size": [3, 4], "name": ["c", "d"]})
+    index.add(items, [4, 5], [{"name": "e", "size": 5}, {"name": "f", "size": 6}])
+    index.add(items, [6, 7], pd.DataFrame({"name": ["g", "h"], "size": [7, 8]}, index=[3, 4]))
+    found = index.nearest(items[:1], 8)[0]
+    assert {i: name for i, name in zip(found.ids, found.metadata("name")["name"], strict=True)} == dict(
+        enumerate("abcdefgh")
+    )
+    with pytest.raises(ValueError, match="metadata must be a dict of columns, .*paths as text"):
+        index.add(items, [8, 9], {"name": [Path("a"), Path("b")], "size": [0, 0]})
 
 
 def test_a_compound_of_parts_is_a_query_like_any_other(model, processor):

@@ -146,6 +146,8 @@ def test_audio_arrays():
         (np.zeros(10), None, "pass sampling_rate="),
         (np.zeros(0), 16000, "is empty"),
         (np.array([0.0, np.nan]), 16000, "NaN or infinite"),
+        (np.array([0.0, 20_000.0]), 16000, r"up to 20000, .* lies in \[-1, 1\]: divide"),
+        (np.zeros((32, 100)), 16000, r"\(32, 100\) has more than 8 channels: give several sounds as a list"),
         (b"this is no sound at all", None, "no media file that can be read"),
         (movie(np.stack([PICTURE] * 3)), None, "has no audio stream"),
         ("nowhere.wav", None, "there is no audio file"),

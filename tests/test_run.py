@@ -72,6 +72,19 @@ def test_local_data_with_frozen_towers_and_a_cache(encoders, data, tmp_path):
     assert results(tmp_path / "out")["test_t2i_R@10"] == 1.0
 
 
+def test_without_validation_and_test(encoders, data, tmp_path):
+    for split in ("validation", "test"):
+        (data / f"{split}.parquet").unlink()
+    arguments = [*towers(encoders), "--dataset_name", data, "--output_dir", "out", "--max_steps", "2"]
+    arguments += ["--use_cpu", "true", "--dataloader_num_workers", "0", "--feature_cache", "none"]
+    run(*arguments, "--validation_split", "none", "--test_split", "none", folder=tmp_path)
+    assert not [name for name in results(tmp_path / "out") if name.startswith(("eval_", "test_"))]
+    assert AutoModel.from_pretrained(tmp_path / "out").config.modalities == ("text", "image")
+    # As many images of each as one says, none among them.
+    run(*arguments, "--split_sizes", "2", "0", folder=tmp_path)
+    assert "eval_rsum" in results(tmp_path / "out")
+
+
 def test_two_processes_fill_the_cache_that_nobody_named(encoders, data, tmp_path):
     arguments = [*FAST, *towers(encoders), "--dataset_name", data, "--output_dir", "out", "--freeze", "text", "image"]
     arguments += ["--per_device_train_batch_size", "2", "--max_train_samples", "3", "--seed", "1"]

@@ -188,6 +188,12 @@ def test_embeddings_have_gradients_and_prompts_stand_before_texts(sentence, mode
     torch.testing.assert_close(embedded, axis, atol=1e-6, rtol=0)
 
 
+def test_an_empty_document_does_not_end_a_corpus(sentence):
+    alone, both = sentence.encode("a dog"), sentence.encode(["a dog", ""])
+    assert both[0] == pytest.approx(alone, abs=1e-6)
+    assert np.linalg.norm(both[1]) == pytest.approx(1.0, abs=1e-5)
+
+
 def test_texts_are_cut_where_asked(sentence):
     for longest in (4, None):
         sentence.max_seq_length = longest
@@ -212,7 +218,6 @@ def test_saving_again_keeps_a_users_prompts(saved, model, tmp_path):
     [
         ([WAVE], "without its sampling rate"),
         ([3.5], "Unsupported input type"),
-        ([""], "is empty or no text"),
         ([("a dog", "a cat")], "no text"),
         (["https://example.com/dog.jpg"], "addresses are not fetched"),
         (["a dog", {"array": WAVE, "sampling_rate": 16000}], "Encode each modality separately"),

@@ -48,6 +48,12 @@ def plain_scores(model, processor, cone, labels=LABELS, templates=TEMPLATES):
     return torch.tensor(logits).softmax(0).tolist(), chances
 
 
+def test_sound_as_datasets_give_it(model, processor):
+    classify = ZeroShotClassifier(model, processor, ["a dog", "a cat"])
+    wave = np.sin(np.arange(8000) / 9).astype(np.float32)
+    assert classify({"array": wave, "sampling_rate": 16000}) == classify(wave, modality="audio", sampling_rate=16000)
+
+
 @pytest.mark.parametrize("modality", ["text", "image", "audio", "video"])
 def test_a_file_of_each_modality_by_its_suffix(classify, files, model, processor, modality):
     value = "the dog runs" if modality == "text" else files[modality]

@@ -82,6 +82,8 @@ class SourceArguments:
     streaming: bool = _flag(False, "Read rows as they come, without downloading or indexing the whole.")
     on_bad_row: str = _flag("raise", "What a broken row does: raise stops the run, skip leaves it out and counts it.")
     data_cache_dir: str | None = _flag(None, "Where downloaded data is kept; default: the Hugging Face cache.")
+    dataset_config_name: str | None = _flag(None, "Configuration of a data set that has several.")
+    dataset_revision: str | None = _flag(None, "Branch, tag or commit of a data set on the Hub.")
     check_counts: bool = _flag(True, "Known data sets must have their known numbers of images and captions.")
 
 
@@ -94,7 +96,7 @@ class DataArguments(SourceArguments):
     )
     split_seed: int = _flag(0, "Decides what split_sizes makes: keep it through runs that are compared.")
     train_split: str = _flag("train", "Split to train on.")
-    validation_split: str = _flag("validation", "Split to choose the best checkpoint on.")
+    validation_split: str | None = _flag("validation", "Split to choose the best checkpoint on; none to do without.")
     test_split: str | None = _flag("test", "Split that is read once, at the end; none to leave it out.")
     max_train_samples: int | None = _flag(None, "Read only so many training rows.")
     max_eval_samples: int | None = _flag(None, "Read only so many rows of validation and of test.")
@@ -208,6 +210,13 @@ class CUETrainingArguments(TrainingArguments):
         if self.dataloader_pin_memory and isinstance(self.accelerator_config, dict):
             self.accelerator_config.setdefault("non_blocking", True)  # what pinned memory is for
         self._choose_workers(on_cpu)
+        saved, evaluated = (str(getattr(s, "value", s)) for s in (self.save_strategy, self.eval_strategy))
+        if self.load_best_model_at_end and (saved == "no" or evaluated == "no" or saved not in ("best", evaluated)):
+            logger.warning(
+                "load_best_model_at_end is off: with eval_strategy=%s and save_strategy=%s no checkpoint is measured",
+                evaluated, saved,
+            )  # fmt: skip
+            self.load_best_model_at_end = False
         super().__post_init__()
         self._keep_to_one_device()
         checkpointing: Any = self.gradient_checkpointing_kwargs or {}

@@ -50,7 +50,7 @@ def build_demo(texts: Iterable[str], **config_fields: Any) -> tuple[CUEModel, CU
     width = 64
     processor = CUEProcessor(
         tokenizer=tokenizer,
-        image_processor=ViTImageProcessor(size={"height": PIXELS, "width": PIXELS}, do_resize=False),
+        image_processor=ViTImageProcessor(size={"height": PIXELS, "width": PIXELS}),
         feature_extractor=WhisperFeatureExtractor(
             feature_size=40, sampling_rate=SAMPLING_RATE, chunk_length=10, hop_length=320
         ),

@@ -27,7 +27,7 @@ from .loose import is_loose, loose_rows
 from .lora import is_adapter, load_lora
 from .rows import BadRows, DataError
 from .scenes import SCENES, make_scenes
-from .sources import DataSource, source_fingerprint
+from .sources import data_source, source_fingerprint
 from .streams import RowStream
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def load_source(arguments: EmbedArguments, model: CUEModel, state: PartialState)
             rows = loose_rows(name, arguments.split, wanted, arguments.max_samples, bad_rows)
         else:
             rows = load_rows(
-                name,
+                data_source(arguments),
                 arguments.split,
                 paired=False,
                 streaming=arguments.streaming,
@@ -102,7 +102,6 @@ def load_source(arguments: EmbedArguments, model: CUEModel, state: PartialState)
                 modalities=wanted,
                 **_named(arguments),
                 check_counts=arguments.check_counts,
-                cache_dir=arguments.data_cache_dir,
                 bad_rows=bad_rows,
             )
     present = _present(rows, wanted)
@@ -110,7 +109,7 @@ def load_source(arguments: EmbedArguments, model: CUEModel, state: PartialState)
         raise DataError(f"{name}: there is no {' and no '.join(missing)} in it to embed; it has {', '.join(present)}")
     if state.is_main_process:
         print(f"embedding {', '.join(present)} of {name} by {arguments.model_name_or_path}", flush=True)
-    fingerprint = name if name == "scenes" else source_fingerprint(DataSource(name))
+    fingerprint = name if name == "scenes" else source_fingerprint(data_source(arguments))
     return Source(rows, present, fingerprint, _content(rows), bad_rows)
 
 

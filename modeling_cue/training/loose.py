@@ -17,10 +17,17 @@ logger = logging.getLogger(__name__)
 
 
 def is_loose(name: str) -> bool:
-    """Whether `name` is a media or text file, or a folder without any table (csv, json, parquet, arrow)."""
+    """Whether `name` is a media or text file, or a folder without any table (csv, json, parquet, arrow).
+
+    A json file beside media is no table unless it is called metadata: many programs put one beside each photograph.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
-        return not any(file.suffix.lower() in FILE_BUILDERS for file in _files(path))
+        files = list(_files(path))
+        tables = [file for file in files if file.suffix.lower() in FILE_BUILDERS]
+        if any(MODALITY_OF_SUFFIX.get(file.suffix.lower(), "text") != "text" for file in files):
+            tables = [file for file in tables if file.suffix.lower() != ".json" or file.stem == "metadata"]
+        return not tables
     return path.is_file() and path.suffix.lower() in MODALITY_OF_SUFFIX
 
 

@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from ..encoders import MODALITIES
 from .arguments import CUETrainingArguments, DataArguments, EmbedArguments, ModelArguments
@@ -119,6 +119,9 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
     if len(data.split_sizes) not in (0, 2) or not all(str(size).isdecimal() for size in data.split_sizes):
         raise ValueError(f"split_sizes={data.split_sizes} is not valid; it must be two numbers, validation and test")
     data.split_sizes = [int(size) for size in data.split_sizes]
+    for name, size in zip(("validation_split", "test_split"), data.split_sizes, strict=False):
+        if not size:
+            setattr(data, name, None)
     model.freeze = [modality for modality in model.freeze if modality != "none"]
     for modality in model.freeze:
         if modality not in MODALITIES:
@@ -131,9 +134,12 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
             )
         # Checkpoints hold adapters: none may lie beside the merged model.
         training.hub_strategy = HubStrategy.END
-    for name in ("test_split", "image_cache"):
+    for name in ("validation_split", "test_split", "image_cache"):
         if str(getattr(data, name)).lower() == "none":
             setattr(data, name, None)
+    if data.validation_split is None:  # nothing to evaluate on, nor to choose by
+        training.eval_strategy = IntervalStrategy.NO
+        training.load_best_model_at_end = False
     if data.feature_cache is not None and data.feature_cache.lower() == "none":
         data.feature_cache = "none"  # not given at all, it may be automatic
     if model.jpeg_draft < 0:

@@ -28,6 +28,7 @@ from .report import format_table
 from .rows import BadRows
 from .run_record import describe_rows
 from .scenes import SCENES, make_scenes
+from .sources import data_source
 from .trainer import CUETrainer
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def load_data(data: DataArguments, model: ModelArguments) -> Data:
             rows[split] = make_scenes(split, size, parts=split == "train")
         else:
             rows[split] = load_rows(
-                data.dataset_name,
+                data_source(data),
                 name,
                 streaming=data.streaming,
                 max_samples=limit,
@@ -90,7 +91,6 @@ def load_data(data: DataArguments, model: ModelArguments) -> Data:
                 split_sizes=tuple(data.split_sizes) or None,  # type: ignore[arg-type]
                 split_seed=data.split_seed,
                 check_counts=data.check_counts,
-                cache_dir=data.data_cache_dir,
                 bad_rows=bad_rows,
             )
     described = {split: describe_rows(found) for split, found in rows.items() if found is not None}
@@ -208,8 +208,7 @@ def evaluate_test(trainer: CUETrainer, rows: Data, data: DataArguments) -> dict[
     """Metrics of the best checkpoint: the validation split again, and the test split once."""
     metrics: dict[str, float] = {}
     if rows.test is None:
-        metrics |= trainer.evaluate(metric_key_prefix="eval")
-        return metrics
+        return metrics if rows.validation is None else trainer.evaluate(metric_key_prefix="eval")
     trainer.eval_collator = trainer.test_collator
     metrics |= trainer.evaluate(trainer.test_rows, metric_key_prefix="test")
     # A sharded model runs in all processes or none.

@@ -15,6 +15,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
 
+from .arguments import SourceArguments
 from .rows import DataError
 from .splits import SPLIT_ALIASES
 
@@ -46,6 +47,13 @@ class DataSource:
     revision: str | None = None
     cache_dir: str | None = None
     token: str | bool | None = None
+
+
+def data_source(arguments: SourceArguments) -> DataSource:
+    """The place that arguments name."""
+    return DataSource(
+        arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision, arguments.data_cache_dir
+    )
 
 
 @dataclass(frozen=True)
@@ -110,6 +118,11 @@ def open_source(source: DataSource, streaming: bool = False, columns: list[str] 
             raise
         raise DataError(f"{source.name!r} cannot be read: {error}; replace the file that is damaged") from error
     except ValueError as error:
+        if "Config name is missing" in str(error) or "BuilderConfig" in str(error):
+            raise DataError(
+                f"{source.name!r} has several configurations: name one of them with dataset_config_name "
+                f"(--dataset_config_name NAME). {error}"
+            ) from error
         if "corresponds to no data" not in str(error):
             raise
         raise DataError(f"a split of {source.name!r} is empty ({error}); remove its file or fill it") from error
