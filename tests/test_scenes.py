@@ -16,7 +16,6 @@ from modeling_cue.training.scenes import (
     contents,
     held_out_pairs,
     make_scenes,
-    make_singles,
     scene_id,
     scenes_by_id,
 )
@@ -167,17 +166,6 @@ def test_facts_are_the_ids_of_what_is_implied() -> None:
     scenes += [Claim(Thing(shape="cross"), ABOVE, Thing(shape="cross"))]
     for scene in scenes:
         assert facts(scene) == sorted({fact_id(claim) for claim in implied(scene)})
-
-
-def test_singles_are_scenes_of_one_thing() -> None:
-    rows = make_singles("train", 120, modalities=("image",))
-    assert len(set(rows["id"])) == 114  # 130 less 8 pairs in two sizes
-    for row in list(rows)[:20]:
-        assert not held_out_pairs(Claim(Thing(*row["id"].split()[1:])))
-        assert len(row["facts"]) == 7
-        for caption, requires in zip(row["caption"], row["caption_requires"], strict=True):
-            assert true_of(caption, row["id"])
-            assert set(requires) <= set(row["facts"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Audio, DownloadConfig, Image, Value, Video
 from datasets.download.streaming_download_manager import xopen
@@ -45,7 +45,7 @@ class BadRows:
         policy: "raise" or "skip".
     """
 
-    def __init__(self, policy: Literal["raise", "skip"] | str = "raise"):
+    def __init__(self, policy: str = "raise"):
         if policy not in ("raise", "skip"):
             raise ValueError(f"on_bad_row={policy!r} is not valid; it must be raise or skip")
         self.policy = policy

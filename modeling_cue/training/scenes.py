@@ -122,21 +122,6 @@ def make_scenes(
     return _dataset([pool[i] for i in order], split, seed, modalities, parts)
 
 
-def make_singles(split: str, size: int, seed: int = 0, modalities: Sequence[str] = MEDIA) -> Dataset:
-    """`size` scenes of one thing, with the columns of `make_scenes` (no parts); all 130 or 114 contents in turn.
-
-    Train and validation leave out the things that are a held-out pair; the contents of the splits are the same
-    otherwise, only their renderings and wordings differ.
-    """
-    _check_modalities(modalities)
-    if split not in SPLITS or size < 1:
-        raise ValueError(f"split={split!r}, size={size}: choose one of {', '.join(SPLITS)}, and a size of at least 1")
-    things = [Claim(Thing(*values)) for values in product(SIZES, COLOURS, SHAPES)]
-    pool = [single for single in things if split == "test" or not held_out_pairs(single)]
-    order = np.random.default_rng([seed, SPLITS.index(split), 1]).permutation(len(pool))
-    return _dataset([pool[order[i % len(pool)]] for i in range(size)], f"single {split}", seed, modalities, False)
-
-
 def render_part(thing: Thing, modality: str, seed: Sequence[int]) -> dict[str, Any]:
     """One thing alone, as an undecoded file of a modality; it stands for `fact_id(Claim(thing))`."""
     return RENDER[modality](Claim(thing), np.random.default_rng(seed))

@@ -143,26 +143,22 @@ def say_caption(claim: Claim, rng: np.random.Generator) -> str:
 
 
 def caption_claims(scene: Claim, rng: np.random.Generator) -> list[Claim]:
-    """The claims of the five captions of a scene, from the complete one to a vague one, in random order.
+    """The claims of the five captions of a scene of two things, from complete to vague, in random order.
 
-    Of two things: everything; everything but how they stand; without the size of one; without both sizes; and
-    without the colour or the shape of one. Of one thing: everything, twice, and each attribute left out.
+    Everything; everything but how they stand; without the size of one; without both sizes; and without the colour or
+    the shape of one.
 
     Colours have to be missing somewhere: they are learned first, and where they tell scenes apart, a contrastive loss
     never asks for the shape.
     """
-    if scene.second is None:
-        first = scene.first
-        claims = [Claim(thing) for thing in (first, first, *(_without(first, name) for name in Thing._fields))]
-    else:
-        one = int(rng.integers(2))
-        claims = [
-            scene,
-            scene._replace(relation=AND),
-            _leave_out(scene, one, "size"),
-            _leave_out(_leave_out(scene, 0, "size"), 1, "size"),
-            _leave_out(scene, one, _choose(("colour", "colour", "shape"), rng)),
-        ]
+    one = int(rng.integers(2))
+    claims = [
+        scene,
+        scene._replace(relation=AND),
+        _leave_out(scene, one, "size"),
+        _leave_out(_leave_out(scene, 0, "size"), 1, "size"),
+        _leave_out(scene, one, _choose(("colour", "colour", "shape"), rng)),
+    ]
     return [claims[i] for i in rng.permutation(len(claims))]
 
 
