@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 
 from modeling_cue import Cone, CUEIndex, angle
 from modeling_cue.media_files import MODALITY_OF_SUFFIX, SUFFIXES
-from modeling_cue.training.arguments import EmbedArguments
 from modeling_cue.training.demo import embed_media
 from modeling_cue.training.embed import load_model, load_source, start
+from modeling_cue.training.embed_arguments import EmbedArguments
 from modeling_cue.training.embedder import Cones, Embedder
 from modeling_cue.training.rows import BadRows, DataError
 

@@ -149,6 +149,7 @@ def _whisper():
         vocab_size=60, d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=20, max_source_positions=1500,
         pad_token_id=53, bos_token_id=52, eos_token_id=53, decoder_start_token_id=52, begin_suppress_tokens=None,
+        encoder_layerdrop=0.9,
     )  # fmt: skip
     return hf.WhisperForConditionalGeneration(config), hf.WhisperFeatureExtractor(feature_size=20)
 

@@ -1,4 +1,4 @@
-"""The arguments of `run_contrastive.py` and `run_embed.py`: data classes, from a YAML file and flags over it."""
+"""The arguments of `run_contrastive.py`: data classes, from a YAML file and flags over it."""
 
 import logging
 import os
@@ -15,7 +15,8 @@ ORDERS = ["random", "sequential", "group_by_length"]
 TOWERS = ["whole", "reference"]
 
 
-def _flag(default: Any, text: str, **metadata: Any) -> Any:
+def flag(default: Any, text: str, **metadata: Any) -> Any:
+    """A field with its default, told by `text` on the command line."""
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata={"help": text, **metadata})
     return field(default=default, metadata={"help": text, **metadata})
@@ -25,107 +26,107 @@ def _flag(default: Any, text: str, **metadata: Any) -> Any:
 class ModelArguments:
     """Which towers, and the shape of what is trained over them."""
 
-    model_name_or_path: str | None = _flag(None, "A CUE checkpoint to go on from, in place of encoders.")
-    text_encoder: str | None = _flag(None, "Hub name or folder of the text tower.")
-    image_encoder: str | None = _flag(None, "Hub name or folder of the image tower.")
-    audio_encoder: str | None = _flag(None, "Hub name or folder of the audio tower.")
-    video_encoder: str | None = _flag(None, "'image' for the image tower over frames, or an image tower by name.")
-    projection_dim: int = _flag(512, "Dimension of the shared space.")
-    text_pooler: str | None = _flag(None, "pooler_output, cls, mean or attention; default: the tower's own habit.")
-    image_pooler: str | None = _flag(None, "As text_pooler, for images.")
-    audio_pooler: str | None = _flag(None, "As text_pooler, for audio.")
-    pooler_queries: int = _flag(1, "Learned queries of each attention pooler.")
-    head_hidden_dim: int = _flag(0, "Width of the residual MLP of each projection head; 0: a linear head.")
-    head_dropout: float = _flag(0.0, "Dropout on the input of each projection head.")
-    signed_sqrt: list[str] = _flag([], "Modalities whose heads take the signed square root of the features.")
-    token_dropout: float = _flag(0.0, "Share of tokens or patches hidden from attention poolers in training.")
-    composition_dropout: float = _flag(0.0, "Dropout of the compositional layer.")
-    whole_image: bool = _flag(False, "Squash the whole image to the tower's size, in place of cropping the middle.")
-    fast_images: bool = _flag(
+    model_name_or_path: str | None = flag(None, "A CUE checkpoint to go on from, in place of encoders.")
+    text_encoder: str | None = flag(None, "Hub name or folder of the text tower.")
+    image_encoder: str | None = flag(None, "Hub name or folder of the image tower.")
+    audio_encoder: str | None = flag(None, "Hub name or folder of the audio tower.")
+    video_encoder: str | None = flag(None, "'image' for the image tower over frames, or an image tower by name.")
+    projection_dim: int = flag(512, "Dimension of the shared space.")
+    text_pooler: str | None = flag(None, "pooler_output, cls, mean or attention; default: the tower's own habit.")
+    image_pooler: str | None = flag(None, "As text_pooler, for images.")
+    audio_pooler: str | None = flag(None, "As text_pooler, for audio.")
+    pooler_queries: int = flag(1, "Learned queries of each attention pooler.")
+    head_hidden_dim: int = flag(0, "Width of the residual MLP of each projection head; 0: a linear head.")
+    head_dropout: float = flag(0.0, "Dropout on the input of each projection head.")
+    signed_sqrt: list[str] = flag([], "Modalities whose heads take the signed square root of the features.")
+    token_dropout: float = flag(0.0, "Share of tokens or patches hidden from attention poolers in training.")
+    composition_dropout: float = flag(0.0, "Dropout of the compositional layer.")
+    whole_image: bool = flag(False, "Squash the whole image to the tower's size, in place of cropping the middle.")
+    fast_images: bool = flag(
         True, "Crop and resize images in one step and normalise by batch; false: as the tower's image processor does."
     )
-    jpeg_draft: int = _flag(
+    jpeg_draft: int = flag(
         0,
         "Decode JPEGs at a half, a quarter or an eighth while this many times the tower's pixels remain along each "
         "side: 1 (fastest) or 2 (closer to the whole); 0: never.",
     )
-    average_mirror: bool = _flag(
+    average_mirror: bool = flag(
         False, "Outside training, features of an image are the mean over it and its mirror image; twice the cost."
     )
-    num_frames: int | None = _flag(None, "Frames that a video is sampled to; default: 8, or the video tower's own.")
-    logit_scale_init: float | None = _flag(None, "Log of the initial InfoNCE scale; default ln(1/0.07).")
-    text_prefix: str | None = _flag(None, "Prefix of every text; default: the tower's habit ('query: ' for E5).")
-    max_text_length: int | None = _flag(None, "Longest text in tokens; default: the tokenizer's own.")
-    pad_audio_to_30s: bool = _flag(False, "Whisper over padded 30 s as in the original, not over real frames only.")
-    attn_implementation: str | None = _flag(None, "eager, sdpa or flash_attention_2, for every tower.")
-    trust_remote_code: bool = _flag(False, "Let towers run code from their own repos.")
-    freeze: list[str] = _flag([], "Modalities whose towers stay frozen, such as: --freeze text image; or none.")
-    lora_rank: int = _flag(0, "Rank of LoRA adapters in the towers that are not frozen; 0: train whole towers.")
-    lora_alpha: int = _flag(32, "Scale of the LoRA adapters.")
-    lora_dropout: float = _flag(0.05, "Dropout of the LoRA adapters.")
-    lora_merge: bool = _flag(False, "Save one merged checkpoint at the end, in place of base and adapter.")
+    num_frames: int | None = flag(None, "Frames that a video is sampled to; default: 8, or the video tower's own.")
+    logit_scale_init: float | None = flag(None, "Log of the initial InfoNCE scale; default ln(1/0.07).")
+    text_prefix: str | None = flag(None, "Prefix of every text; default: the tower's habit ('query: ' for E5).")
+    max_text_length: int | None = flag(None, "Longest text in tokens; default: the tokenizer's own.")
+    pad_audio_to_30s: bool = flag(False, "Whisper over padded 30 s as in the original, not over real frames only.")
+    attn_implementation: str | None = flag(None, "eager, sdpa or flash_attention_2, for every tower.")
+    trust_remote_code: bool = flag(False, "Let towers run code from their own repos.")
+    freeze: list[str] = flag([], "Modalities whose towers stay frozen, such as: --freeze text image; or none.")
+    lora_rank: int = flag(0, "Rank of LoRA adapters in the towers that are not frozen; 0: train whole towers.")
+    lora_alpha: int = flag(32, "Scale of the LoRA adapters.")
+    lora_dropout: float = flag(0.05, "Dropout of the LoRA adapters.")
+    lora_merge: bool = flag(False, "Save one merged checkpoint at the end, in place of base and adapter.")
 
 
 @dataclass
 class SourceArguments:
     """Where rows come from, and how they are read."""
 
-    dataset_name: str = _flag(
+    dataset_name: str = flag(
         "scenes", "Hub data set, local folder, csv or parquet file; 'scenes' is the procedural demo data."
     )
-    image_column: str | None = _flag(None, "Column of images, where the name is not found by itself.")
-    caption_column: str | None = _flag(None, "Column of captions.")
-    audio_column: str | None = _flag(None, "Column of audio.")
-    video_column: str | None = _flag(None, "Column of videos.")
-    id_column: str | None = _flag(None, "Column of sample ids.")
-    split_column: str | None = _flag(None, "Column that names the split of each row.")
-    streaming: bool = _flag(False, "Read rows as they come, without downloading or indexing the whole.")
-    on_bad_row: str = _flag("raise", "What a broken row does: raise stops the run, skip leaves it out and counts it.")
-    data_cache_dir: str | None = _flag(None, "Where downloaded data is kept; default: the Hugging Face cache.")
-    dataset_config_name: str | None = _flag(None, "Configuration of a data set that has several.")
-    dataset_revision: str | None = _flag(None, "Branch, tag or commit of a data set on the Hub.")
-    check_counts: bool = _flag(True, "Known data sets must have their known numbers of images and captions.")
+    image_column: str | None = flag(None, "Column of images, where the name is not found by itself.")
+    caption_column: str | None = flag(None, "Column of captions.")
+    audio_column: str | None = flag(None, "Column of audio.")
+    video_column: str | None = flag(None, "Column of videos.")
+    id_column: str | None = flag(None, "Column of sample ids.")
+    split_column: str | None = flag(None, "Column that names the split of each row.")
+    streaming: bool = flag(False, "Read rows as they come, without downloading or indexing the whole.")
+    on_bad_row: str = flag("raise", "What a broken row does: raise stops the run, skip leaves it out and counts it.")
+    data_cache_dir: str | None = flag(None, "Where downloaded data is kept; default: the Hugging Face cache.")
+    dataset_config_name: str | None = flag(None, "Configuration of a data set that has several.")
+    dataset_revision: str | None = flag(None, "Branch, tag or commit of a data set on the Hub.")
+    check_counts: bool = flag(True, "Known data sets must have their known numbers of images and captions.")
 
 
 @dataclass
 class DataArguments(SourceArguments):
     """Which data to train on, how much of it, and what is made of it."""
 
-    split_sizes: list[int] = _flag(
+    split_sizes: list[int] = flag(
         [], "Images of validation and of test, such as: --split_sizes 1000 1000; for data that comes in one piece."
     )
-    split_seed: int = _flag(0, "Decides what split_sizes makes: keep it through runs that are compared.")
-    train_split: str = _flag("train", "Split to train on.")
-    validation_split: str | None = _flag("validation", "Split to choose the best checkpoint on; none to do without.")
-    test_split: str | None = _flag("test", "Split that is read once, at the end; none to leave it out.")
-    max_train_samples: int | None = _flag(None, "Read only so many training rows.")
-    max_eval_samples: int | None = _flag(None, "Read only so many rows of validation and of test.")
-    shuffle_buffer_size: int = _flag(1000, "Rows in the shuffle buffer of a stream.")
-    captions_per_image: str = _flag("1", "1: an epoch is every (image, caption) pair; all: every image, all captions.")
-    phrases_per_caption: int = _flag(2, "Phrases drawn of each caption for containment and composition, at most.")
-    whole_parts: float = _flag(
+    split_seed: int = flag(0, "Decides what split_sizes makes: keep it through runs that are compared.")
+    train_split: str = flag("train", "Split to train on.")
+    validation_split: str | None = flag("validation", "Split to choose the best checkpoint on; none to do without.")
+    test_split: str | None = flag("test", "Split that is read once, at the end; none to leave it out.")
+    max_train_samples: int | None = flag(None, "Read only so many training rows.")
+    max_eval_samples: int | None = flag(None, "Read only so many rows of validation and of test.")
+    shuffle_buffer_size: int = flag(1000, "Rows in the shuffle buffer of a stream.")
+    captions_per_image: str = flag("1", "1: an epoch is every (image, caption) pair; all: every image, all captions.")
+    phrases_per_caption: int = flag(2, "Phrases drawn of each caption for containment and composition, at most.")
+    whole_parts: float = flag(
         0.0,
         "Share of training's compounds made of whole captions of an image, of its sound where it has one, or of the "
         "image itself and phrases, in place of phrases alone; with captions_per_image all.",
     )
-    feature_cache: str | None = _flag(
+    feature_cache: str | None = flag(
         None,
         "Folder where features of frozen towers are kept: these run once, the other towers as ever. Default: when "
         "every tower is frozen, cue/features in the assets of the Hugging Face cache (HF_ASSETS_CACHE; may be deleted "
         "at any time), else none. none: frozen towers run each time, as they always do with streaming.",
     )
-    image_cache: str | None = _flag(
+    image_cache: str | None = flag(
         None,
         "Folder for decoded, resized images: each file is decoded once, not every epoch. Takes N x H x W x 3 bytes: "
         "147 KiB an image at 224 x 224, 4.3 GiB for the 31,014 of Flickr30k. Not with streaming.",
     )
-    random_crop_scale: float = _flag(
+    random_crop_scale: float = flag(
         1.0,
         "Training sees a random part of each image, of at least this share of its area; 1: the whole. Not where the "
         "features of a frozen image tower are cached.",
     )
-    mirror_images: bool = _flag(False, "Training sees each image or its mirror image at random.")
-    feature_dtype: str = _flag("float32", "float32 or float16: how cached features are stored.")
+    mirror_images: bool = flag(False, "Training sees each image or its mirror image at random.")
+    feature_dtype: str = flag("float32", "float32 or float16: how cached features are stored.")
 
 
 @dataclass
@@ -138,57 +139,57 @@ class CUETrainingArguments(TrainingArguments):
     as many data loading processes as there are cores to spare.
     """
 
-    output_dir: str | None = _flag("runs/cue", "Where checkpoints, results and the model go.")
-    per_device_train_batch_size: int = _flag(32, "Samples per device and step.")
-    per_device_eval_batch_size: int = _flag(32, "Samples per device in evaluation.")
-    weight_decay: float = _flag(0.01, "Weight decay of AdamW.")
-    warmup_steps: float = _flag(0.05, "Warm-up: steps, or a share of all steps when below 1.")
-    eval_strategy: str = _flag("epoch", "When to evaluate: no, steps or epoch.")
-    save_strategy: str = _flag("epoch", "When to save: no, steps, epoch or best.")
-    save_total_limit: int | None = _flag(2, "Checkpoints kept, the best among them.")
-    load_best_model_at_end: bool = _flag(True, "Go back to the best checkpoint at the end.")
-    metric_for_best_model: str | None = _flag("rsum", "What the best checkpoint is best in.")
-    remove_unused_columns: bool = _flag(False, "Rows keep their columns: the collator chooses.")
-    report_to: list[str] = _flag(["none"], "Loggers, such as: --report_to tensorboard trackio; or none.")
-    logging_steps: float = _flag(10, "Steps between two log lines.")
-    logging_nan_inf_filter: bool = _flag(False, "Leave losses that are not finite out of the log; CUE stops at them.")
-    dataloader_num_workers: int | None = _flag(  # type: ignore[assignment]
+    output_dir: str | None = flag("runs/cue", "Where checkpoints, results and the model go.")
+    per_device_train_batch_size: int = flag(32, "Samples per device and step.")
+    per_device_eval_batch_size: int = flag(32, "Samples per device in evaluation.")
+    weight_decay: float = flag(0.01, "Weight decay of AdamW.")
+    warmup_steps: float = flag(0.05, "Warm-up: steps, or a share of all steps when below 1.")
+    eval_strategy: str = flag("epoch", "When to evaluate: no, steps or epoch.")
+    save_strategy: str = flag("epoch", "When to save: no, steps, epoch or best.")
+    save_total_limit: int | None = flag(2, "Checkpoints kept, the best among them.")
+    load_best_model_at_end: bool = flag(True, "Go back to the best checkpoint at the end.")
+    metric_for_best_model: str | None = flag("rsum", "What the best checkpoint is best in.")
+    remove_unused_columns: bool = flag(False, "Rows keep their columns: the collator chooses.")
+    report_to: list[str] = flag(["none"], "Loggers, such as: --report_to tensorboard trackio; or none.")
+    logging_steps: float = flag(10, "Steps between two log lines.")
+    logging_nan_inf_filter: bool = flag(False, "Leave losses that are not finite out of the log; CUE stops at them.")
+    dataloader_num_workers: int | None = flag(  # type: ignore[assignment]
         None,
         "Processes that load and decode data, per device. Default: the cores of this process, less one for an "
         "accelerator's or two for the CPU's computing, at most 8; one for streams; 0 where nothing is decoded.",
     )
-    dataloader_persistent_workers: bool | None = _flag(  # type: ignore[assignment]
+    dataloader_persistent_workers: bool | None = flag(  # type: ignore[assignment]
         None, "Keep these processes from epoch to epoch. Default: where there are any."
     )
-    lr_scheduler_type: str = _flag("cosine", "Schedule of the learning rate.")
-    train_sampling_strategy: str = _flag(
+    lr_scheduler_type: str = flag("cosine", "Schedule of the learning rate.")
+    train_sampling_strategy: str = flag(
         "random",
         "Order of training rows: random; sequential; or group_by_length: batches of captions of about one length, "
         "which have less padding, but it changes the negatives: a caption is compared with others of its length only.",
         choices=ORDERS,
     )
 
-    save_towers: str = _flag(
+    save_towers: str = flag(
         "whole",
         "What checkpoints and the model hold of frozen towers: whole; or reference: their names, revisions and "
         "fingerprints, so that a checkpoint is a few MB and loading fetches them. Towers that train are held whole.",
         choices=TOWERS,
     )
-    head_learning_rate: float | None = _flag(None, "Learning rate of all that is not a tower; default: learning_rate.")
-    contrastive_weight: float = _flag(1.0, "Weight of InfoNCE between modalities.")
-    containment_weight: float = _flag(0.1, "Weight of the containment loss.")
-    phrase_containment_weight: float = _flag(
+    head_learning_rate: float | None = flag(None, "Learning rate of all that is not a tower; default: learning_rate.")
+    contrastive_weight: float = flag(1.0, "Weight of InfoNCE between modalities.")
+    containment_weight: float = flag(0.1, "Weight of the containment loss.")
+    phrase_containment_weight: float = flag(
         1.0,
         "Weight, within the containment loss, of 'phrase contains caption', beside 1 of 'caption contains image' and "
         "the like. Phrases and captions share a head: what tells them apart also spreads the radii of captions.",
     )
-    composition_weight: float = _flag(0.1, "Weight of the composition loss.")
-    contrastive_batch_size: int | None = _flag(
+    composition_weight: float = flag(0.1, "Weight of the composition loss.")
+    contrastive_batch_size: int | None = flag(
         None,
         "Samples that a step compares with one another, over all processes, embedded in chunks of "
         "per_device_train_batch_size (GradCache): memory does not grow with it. Default: what a step holds anyway.",
     )
-    containment_moves_axes: bool = _flag(False, "Containment gradients reach the axes too, not only the radii.")
+    containment_moves_axes: bool = flag(False, "Containment gradients reach the axes too, not only the radii.")
 
     def __post_init__(self) -> None:
         for name in ("contrastive_weight", "containment_weight", "phrase_containment_weight", "composition_weight"):
@@ -274,40 +275,3 @@ def own_cores() -> int:
     """Cores of this machine for each process on it that runs together with this one."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-@dataclass
-class EmbedArguments(SourceArguments):
-    """What `run_embed.py` embeds, by which model, and what it writes."""
-
-    dataset_name: str = _flag(
-        "", "Hub data set, local folder (also of loose files), table or text file; 'scenes' is the demo data."
-    )
-    model_name_or_path: str = _flag("", "The CUE checkpoint: Hub name or folder.")
-    output_dir: str = _flag("", "Folder of the data set of cones; a run that was cut off there goes on.")
-    split: str | None = _flag(None, "Split to embed, of loose files a sub-folder; default: all, of unsplit data.")
-    modalities: list[str] = _flag([], "Modalities to embed; default: all that the model and the data have.")
-    max_samples: int | None = _flag(None, "Read only so many rows.")
-    shard_size: int = _flag(2048, "Rows of the source that go into one file: what a cut-off run may lose.")
-    axis_dtype: str = _flag("float32", "float32 or float16: how axes are stored.")
-    batch_size: int = _flag(32, "Captions, images, sounds or clips per device and step.")
-    num_workers: int = _flag(0, "Processes beside each process that load and decode media.")
-    bf16: bool = _flag(False, "Towers run in bfloat16 (autocast).")
-    fp16: bool = _flag(False, "Towers run in float16 (autocast).")
-    use_cpu: bool = _flag(False, "Leave accelerators alone.")
-
-    def __post_init__(self) -> None:
-        for name in ("model_name_or_path", "dataset_name", "output_dir"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is needed: run_embed.py --{name} ... (or in the YAML file)")
-        for name in ("shard_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not valid; it must be 1 or more")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers} is not valid; it must be zero or more")
-        if self.axis_dtype not in ("float32", "float16"):
-            raise ValueError(f"axis_dtype={self.axis_dtype!r} is not valid; it must be float32 or float16")
-        if self.on_bad_row not in ("raise", "skip"):
-            raise ValueError(f"on_bad_row={self.on_bad_row!r} is not valid; it must be raise or skip")
-        if self.bf16 and self.fp16:
-            raise ValueError("bf16 and fp16 exclude one another: choose one")

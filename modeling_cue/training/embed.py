@@ -17,8 +17,8 @@ from transformers import AutoConfig
 from ..encoders import MODALITIES
 from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
-from .arguments import EmbedArguments
 from .data import load_rows
+from .embed_arguments import EmbedArguments
 from .embed_readme import readme
 from .embed_store import ConeStore, Totals, cone_features
 from .embedder import Embedder

@@ -12,7 +12,8 @@ from transformers import HfArgumentParser
 from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from ..encoders import MODALITIES
-from .arguments import CUETrainingArguments, DataArguments, EmbedArguments, ModelArguments
+from .arguments import CUETrainingArguments, DataArguments, ModelArguments
+from .embed_arguments import EmbedArguments
 
 ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
 SCRIPTS = {"run_contrastive.py": ARGUMENTS, "run_embed.py": (EmbedArguments,)}
