@@ -385,7 +385,10 @@ def test_towers_of_sound_train_every_weight_of_their_clips(encoders):
     # Nothing is masked or skipped by chance, which no replay of a batch would repeat.
     for family in ("wav2vec2", "wav2vec2_layer", "hubert", "whisper"):
         tower = load_tower(str(encoders[family]), "audio").train()
-        run_tower(tower, "audio", *inputs_of(family).values()).tokens.square().sum().backward()
+        inputs = tuple(inputs_of(family).values())
+        if family == "whisper":  # over 30 s, as the original runs it
+            inputs = (torch.randn(2, 20, 3000), None)
+        run_tower(tower, "audio", *inputs, crop_audio=family != "whisper").tokens.square().sum().backward()
         assert not [name for name, weight in tower.named_parameters() if weight.grad is None]
 
 
