@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from .cones import Cone
 from .configuration_cue import CUEConfig
 from .encoders import MODALITIES
 from .heads import AttentionPooler, ProjectionHead, Scales
+from .saving import written_aside
 from .tower_sources import WAYS, check_sources, leave_out_towers, light_state_dict, public_sources, tower_owners
 
 if TYPE_CHECKING:
@@ -116,10 +118,8 @@ class CUEPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def _upload_modified_files(self, working_dir: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        # `save_pretrained(push_to_hub=True)` uploads before it comes back.
-        _write_sentence_transformers_files(working_dir)
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
+    def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
+        return {}  # what is saved lies aside: all of it is new, and goes to the Hub
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -179,7 +179,8 @@ class CUEPreTrainedModel(PreTrainedModel):
     ) -> None:
         """As in `transformers`; the folder is one that sentence-transformers loads too, from the same weights.
 
-        Optionally a light checkpoint, of heads, composition and adapters only.
+        Where saving fails, for instance on a full disk, what was in the folder before is still whole. Optionally a
+        light checkpoint, of heads, composition and adapters only.
 
         Args:
             towers: "whole" stores them; "reference" names each by repo, revision and fingerprint, and stores whole
@@ -202,13 +203,15 @@ class CUEPreTrainedModel(PreTrainedModel):
             trainable = [m for m in tower_owners(config) if towers is None and self._trains(m)]
             left_out = leave_out_towers(config, state_dict, trainable)
         config.towers_by_reference = left_out
+        # Other processes take part in gathering weights, and write nothing.
+        aside: Any = written_aside(save_directory) if is_main_process else nullcontext(save_directory)
         try:
-            with public_sources(config, push_to_hub):
-                super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, *args, **kwargs)
+            with public_sources(config, push_to_hub), aside as folder:
+                if is_main_process:
+                    _write_sentence_transformers_files(folder, kept=Path(save_directory))
+                super().save_pretrained(folder, is_main_process, state_dict, push_to_hub, *args, **kwargs)
         finally:
             config.towers_by_reference = []
-        if is_main_process:
-            _write_sentence_transformers_files(save_directory)
 
     def push_to_hub(  # type: ignore[override]
         self, *args: Any, towers: str | None = None, **kwargs: Any
@@ -232,9 +235,9 @@ class CUEPreTrainedModel(PreTrainedModel):
         return any(weight.requires_grad for weight in self.get_submodule(f"{modality}_tower").parameters())
 
 
-def _write_sentence_transformers_files(folder: str | os.PathLike) -> None:
-    """Writes those of the files that are not there yet: others hold a user's prompts, or further modules."""
+def _write_sentence_transformers_files(folder: Path, kept: Path) -> None:
+    """Writes the files, or copies those that are in `kept` already: they hold a user's prompts, or further modules."""
     for name, content in SENTENCE_TRANSFORMERS_FILES.items():
-        path = Path(folder) / name
-        if path.parent.is_dir() and not path.exists():
-            path.write_text(json.dumps(content, indent=2) + "\n")
+        there = kept / name
+        text = there.read_text() if there.is_file() else json.dumps(content, indent=2) + "\n"
+        (folder / name).write_text(text)

@@ -1,19 +1,17 @@
 """CUEProcessor: from text, images, audio and video to the input of a CUEModel."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
 
 from .media_audio import load_audio
 from .media_extract import extract
 from .media_pixels import ImagePipeline, without_crop
 from .media_video import load_video
-from .processing_parts import HUB_OPTIONS, PARTS, image_part, load_part, text_habits, video_habits
+from .processing_parts import HUB_OPTIONS, PARTS, image_part, listed, load_part, text_habits, video_habits
+from .saving import written_aside
 
 LONGEST_TEXT = 512  # where a tokenizer states no length of its own
 TEXT_OPTIONS = ("padding", "truncation", "max_length", "allow_empty")  # of a call, handed to the tokenizer
@@ -180,11 +178,11 @@ class CUEProcessor(ProcessorMixin):
         if text is not None:
             features |= self._text(text, text_options)
         if images is not None:
-            features["pixel_values"] = self.pipeline.batch(_listed(images))
+            features["pixel_values"] = self.pipeline.batch(listed(images))
         if audio is not None:
             features |= self._audio(audio, sampling_rate)
         if videos is not None:
-            clips = [load_video(clip, self.num_frames) for clip in _listed(videos, frames=True)]
+            clips = [load_video(clip, self.num_frames) for clip in listed(videos, frames=True)]
             pixels = self.frame_pipeline.batch([frame for clip in clips for frame in clip])
             features["pixel_values_videos"] = pixels.unflatten(0, (len(clips), self.num_frames))
         return BatchFeature(self.normalize(features) if do_normalize else features)
@@ -252,7 +250,7 @@ class CUEProcessor(ProcessorMixin):
 
     def _audio(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:
         rate = self.feature_extractor.sampling_rate
-        clips = [load_audio(clip, rate, sampling_rate) for clip in _listed(audio)]
+        clips = [load_audio(clip, rate, sampling_rate) for clip in listed(audio)]
         values, mask = extract(self.feature_extractor, clips, self.audio_padding)
         return {"input_features": values} | ({} if mask is None else {"input_features_mask": mask})
 
@@ -270,6 +268,12 @@ class CUEProcessor(ProcessorMixin):
         return self.tokenizer
 
     # ------------------------------------------------------------------ saving and loading parts that may be missing
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `ProcessorMixin`; where saving fails, what was in the folder before is still whole."""
+        with written_aside(save_directory) as folder:
+            saved = super().save_pretrained(str(folder), *args, **kwargs)
+        return [str(Path(save_directory) / Path(path).relative_to(folder)) for path in saved or []]
 
     def to_dict(self) -> dict[str, Any]:
         """As in `ProcessorMixin`, with the names of the parts that there are."""
@@ -293,19 +297,3 @@ class CUEProcessor(ProcessorMixin):
             else:
                 arguments.append(auto.from_pretrained(pretrained_model_name_or_path, **kwargs))
         return arguments
-
-
-def _listed(values: Any, frames: bool = False) -> list[Any]:
-    """A list of items from one item or several. With `frames`, a list of images is one video."""
-    if isinstance(values, np.ndarray | torch.Tensor):
-        return list(values) if values.ndim == (5 if frames else 4) else [values]
-    # Columns of `datasets` are sequences too.
-    if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray | memoryview):
-        return [values]
-    if isinstance(values[0], Real) or (frames and _is_image(values[0])):
-        return [values]
-    return list(values)
-
-
-def _is_image(value: Any) -> bool:
-    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)

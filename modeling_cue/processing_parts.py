@@ -1,9 +1,14 @@
 """The parts of a CUEProcessor, where they come from, and the habits of the towers they belong to."""
 
 import re
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
+import numpy as np
+import torch
 import transformers
+from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.utils import is_torchvision_available
 
@@ -70,3 +75,19 @@ def image_part(saved: dict[str, Any]) -> Any:
     if not is_torchvision_available():
         name = f"{name.removesuffix('Pil')}Pil"
     return getattr(transformers, name).from_dict(saved)
+
+
+def listed(values: Any, frames: bool = False) -> list[Any]:
+    """A list of items from one item or several. With `frames`, a list of images is one video."""
+    if isinstance(values, np.ndarray | torch.Tensor):
+        return list(values) if values.ndim == (5 if frames else 4) else [values]
+    # Columns of `datasets` are sequences too.
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray | memoryview):
+        return [values]
+    if isinstance(values[0], Real) or (frames and _is_image(values[0])):
+        return [values]
+    return list(values)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Image.Image) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 3)

@@ -17,9 +17,10 @@ from test_trainer import make_trainer
 from torch.utils.data import DataLoader, RandomSampler
 
 from modeling_cue import CUEModel
+from modeling_cue.saving import ASIDE, put_files_in_place
 from modeling_cue.training import checkpoints
 from modeling_cue.training.arguments import CUETrainingArguments, DataArguments, ModelArguments
-from modeling_cue.training.checkpoints import ASIDE, REPLACED, put_files_in_place, put_in_place, sampler_of, sweep
+from modeling_cue.training.checkpoints import REPLACED, put_in_place, sampler_of, sweep
 from modeling_cue.training.fingerprint import rows_fingerprint
 from modeling_cue.training.pairs import CaptionPairs, GroupedByLength
 from modeling_cue.training.run_record import FILE, RunRecord, describe_rows

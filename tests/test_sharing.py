@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +160,51 @@ def test_pushed_and_pulled(pair, tmp_path, hub_tools, monkeypatch):
 def test_rows_of_samples_are_real_media():
     row = make_rows(("image", "audio", "video"))[0]
     assert all(row[m]["bytes"] for m in ("image", "audio", "video"))
+
+
+@contextmanager
+def no_room_for_files_beyond(size):
+    """The system refuses to write files on, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("part", "size"), [(0, 2000), (0, 20_000), (1, 100)])
+def test_what_was_saved_before_survives_a_disk_without_room(pair, tmp_path, part, size):
+    for one in pair[:2]:
+        one.save_pretrained(tmp_path / "cue")
+    before = content(tmp_path / "cue")
+    with no_room_for_files_beyond(size), pytest.raises(Exception, match=r"(?i)file too large|os error 27"):
+        pair[part].save_pretrained(tmp_path / "cue")
+    assert content(tmp_path / "cue") == before
+    assert not [path for path in (tmp_path / "cue").rglob("*") if path.is_dir()]
+    pair[part].save_pretrained(tmp_path / "cue")
+    assert content(tmp_path / "cue").keys() == before.keys()
+
+
+def test_saving_in_another_way_leaves_no_weights_of_before_and_other_variants(pair, tmp_path):
+    model = pair[0]
+    model.save_pretrained(tmp_path, variant="fp16")
+    model.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert "model.fp16.safetensors" in content(tmp_path)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    pair[1].save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    model.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors*")) == [
+        "model.fp16.safetensors",
+        "model.safetensors",
+    ]
+    model.save_pretrained(tmp_path, variant="fp16", max_shard_size="100KB")
+    assert not (tmp_path / "model.fp16.safetensors").exists()
+    for variant in (None, "fp16"):
+        loaded = CUEModel.from_pretrained(tmp_path, variant=variant)
+        assert torch.equal(loaded.image_head.projection.weight, model.image_head.projection.weight)

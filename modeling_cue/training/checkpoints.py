@@ -8,8 +8,6 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,14 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length, rotate_checkpoints
 
+from ..saving import ASIDE, reach_the_disk, remove_empty, removed_if_it_fails, written_aside
 from .arguments import CUETrainingArguments
 from .gathering import together
 from .run_record import RunRecord
 
 logger = logging.getLogger(__name__)
-# No checkpoint is looked for under these names, and pushing passes over what begins with an underscore.
-ASIDE, REPLACED = "_unfinished", "_replaced"
+# No checkpoint is looked for under this name, nor under that of what is unfinished.
+REPLACED = "_replaced"
 
 
 class ResumableTrainer(Trainer):
@@ -152,11 +151,9 @@ class ResumableTrainer(Trainer):
         if self._aside or not self.args.should_save:
             super()._save(str(folder), state_dict)
             return
-        aside = folder / ASIDE / "model"
-        with removed_if_it_fails(aside):
+        with written_aside(folder) as aside:
             super()._save(str(aside), state_dict)
             self.record.save(aside, self.args)
-            put_files_in_place(aside, folder)
 
 
 def sampler_of(loader: DataLoader) -> Any:
@@ -170,41 +167,16 @@ def sampler_of(loader: DataLoader) -> Any:
 # ---------------------------------------------------------------------- folders
 
 
-@contextmanager
-def removed_if_it_fails(folder: Path) -> Iterator[None]:
-    """What could not be written to the end gives its room back."""
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
 def put_in_place(written: Path, whole: Path) -> None:
     """Renames a folder that is written to the end. One of that name is renamed first and deleted last."""
-    _reach_the_disk(written)
+    reach_the_disk(written)
     replaced = whole.parent / REPLACED
     if whole.exists():
         replaced.mkdir(exist_ok=True)
         os.replace(whole, replaced / whole.name)
     os.replace(written, whole)
     shutil.rmtree(replaced, ignore_errors=True)
-    _remove_empty(written.parent)
-
-
-def put_files_in_place(written: Path, folder: Path) -> None:
-    """Moves the files of a saved model into a folder, and deletes weights there that are not this model's."""
-    _reach_the_disk(written)
-    files = [path for path in written.rglob("*") if path.is_file()]
-    for path in files:
-        target = folder / path.relative_to(written)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
-    # Weights in one file are read before those in several, of whichever model they are.
-    for stale in {path.name for path in folder.glob("model*.safetensors*")} - {path.name for path in files}:
-        (folder / stale).unlink()
-    shutil.rmtree(written)
-    _remove_empty(written.parent)
+    remove_empty(written.parent)
 
 
 def sweep(folder: str | Path) -> None:
@@ -215,16 +187,3 @@ def sweep(folder: str | Path) -> None:
             os.replace(replaced, folder / replaced.name)
     for name in (ASIDE, REPLACED):
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _reach_the_disk(folder: Path) -> None:
-    # Else a machine that loses power may know the new name and not the content.
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
-
-
-def _remove_empty(folder: Path) -> None:
-    if not any(folder.iterdir()):
-        folder.rmdir()
