@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from strangers import make_pair
 from tiny import TOWERS, make_encoder
+
+from modeling_cue import CUEModel, CUEProcessor
 
 torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -34,8 +37,6 @@ def names(encoders):
 
 @pytest.fixture(scope="session")
 def _model(names):
-    from modeling_cue import CUEModel
-
     torch.manual_seed(0)
     return CUEModel.from_encoders(**names, projection_dim=16, num_frames=3, composition_dim=16).eval()
 
@@ -48,8 +49,6 @@ def model(_model):
 
 @pytest.fixture(scope="session")
 def processor(names):
-    from modeling_cue import CUEProcessor
-
     return CUEProcessor.from_encoders(**names, num_frames=3)
 
 
@@ -60,6 +59,12 @@ def checkpoint(_model, processor, tmp_path_factory):
     _model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pair(names, tmp_path_factory):
+    """Model, processor, a folder with input files, and the cones of that input, which strangers must give too."""
+    return make_pair(names, tmp_path_factory.mktemp("stranger"))
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from test_grad_cache import lively
-from test_trainer import make_trainer
 from torch.utils.data import IterableDataset, Subset
+from trainers import lively, make_trainer
 from transformers import TrainerCallback
 
 from modeling_cue import CUEProcessor

@@ -12,9 +12,9 @@ import torch
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from devices_worker import losses, train
-from test_encoders import inputs_of
-from test_trainer import make_trainer
+from tiny import inputs_of
 from torch.utils.data import Subset
+from trainers import make_trainer
 from transformers import AutoModel
 
 from modeling_cue import CUEModel

@@ -7,39 +7,12 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from tiny import TOWERS
+from tiny import TOWERS, inputs_of
 
 from modeling_cue import CUEConfig, CUEModel, CUEProcessor, encoders_run
 from modeling_cue.encoders import FAMILIES, load_tower, run_tower, tower_pooler
 
 FIELDS = {"projection_dim": 16, "composition_dim": 16}
-
-
-def inputs_of(family: str) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    if TOWERS[family].modality == "text":
-        ids = torch.randint(5, 30, (2, 7), generator=generator)
-        mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-        if family == "clip_text":  # CLIP reads its pooled state at the end-of-text token
-            ids[0, -1] = ids[1, 3:] = 53
-        if family in ("roberta", "xlm-roberta", "siglip_text"):  # which count places, or read them, by these
-            ids[1, 4:] = 1
-        return {"input_ids": ids, "attention_mask": mask}
-    if TOWERS[family].modality == "image":
-        return {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}
-    if TOWERS[family].modality == "video":
-        return {"pixel_values_videos": torch.randn(2, 4, 3, 32, 32, generator=generator)}
-    if family == "ast":
-        return {"input_features": torch.randn(2, 48, 16, generator=generator)}
-    if family.startswith("clap"):
-        views = torch.randn(2, 4 if family == "clap_fused" else 1, 101, 64, generator=generator)
-        views[0] = views[0, :1]  # a clip that needs no fusion
-        return {"input_features": views}
-    if family != "whisper":
-        mask = torch.tensor([[1] * 400, [1] * 230 + [0] * 170])
-        return {"input_features": torch.randn(2, 400, generator=generator) * mask, "input_features_mask": mask}
-    mask = torch.tensor([[1] * 101, [1] * 60 + [0] * 41])
-    return {"input_features": torch.randn(2, 20, 101, generator=generator), "input_features_mask": mask}
 
 
 def bare_output(family: str, bare, inputs: dict[str, torch.Tensor]):

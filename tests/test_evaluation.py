@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 from samples import make_rows
-from test_trainer import make_trainer
+from trainers import make_trainer
 
 from modeling_cue.training.data import load_rows
 from modeling_cue.training.pairs import CaptionPairs

@@ -16,7 +16,7 @@ import pytest
 import torch
 from datasets import load_from_disk
 from samples import make_rows
-from test_trainer import ALL, make_trainer
+from trainers import ALL, make_trainer
 
 from modeling_cue import CUEModel, CUEProcessor
 from modeling_cue.media_image import load_image

@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 from samples import make_rows
-from test_memory import saved_bytes
-from test_trainer import ALL, make_trainer
+from trainers import ALL, lively, make_trainer, saved_bytes
 
 from modeling_cue import CUEModel
 from modeling_cue.training.arguments import CUETrainingArguments
@@ -54,19 +53,6 @@ def chunked(processor, modalities=("image", "audio", "video"), size=2, rows=None
     rows = make_rows(modalities) if rows is None else rows
     pairs = CaptionPairs(rows, every_caption=True)
     return ChunkedCollator(CUECollator(processor, ALL, 2), size)([pairs[i] for i in range(len(pairs))])["chunks"]
-
-
-def lively(names, dropout=0.3):
-    """A tiny CUE in which much is dropped at random."""
-    torch.manual_seed(0)
-    model = CUEModel.from_encoders(
-        **names, projection_dim=16, num_frames=3, composition_dim=16, head_dropout=dropout, token_dropout=dropout,
-        poolers={"text": "attention", "image": "attention"},
-    )  # fmt: skip
-    for layer in model.modules():
-        if isinstance(layer, torch.nn.Dropout):
-            layer.p = dropout
-    return model.train()
 
 
 @pytest.mark.parametrize("case", ["plain", "checkpointed", "lora", "bf16", "frozen", "one chunk"])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from test_trainer import make_trainer
 from tiny import TOWERS, make_encoder
+from trainers import make_trainer
 from transformers import AutoModel
 from transformers.utils import logging
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sharing import assert_same, pair, run  # noqa: F401  (pair is a fixture)
+from strangers import assert_same, run
 
 pytestmark = pytest.mark.hub
 TOWERS = {"bert": "org/text", "clip": "org/image", "whisper": "org/audio"}
@@ -69,7 +69,7 @@ def with_source(light, folder, **changes):
     return {"folder": str(folder)}
 
 
-def test_strangers_fetch_the_towers_once_and_need_no_hub_again(hub, pair, tmp_path):  # noqa: F811
+def test_strangers_fetch_the_towers_once_and_need_no_hub_again(hub, pair, tmp_path):
     hub, light = hub
     config = json.loads((light / "config.json").read_text())
     heads = {repo["id"]: repo["commits"][repo["refs"]["refs/heads/main"]] for repo in hub.store.repos.values()}

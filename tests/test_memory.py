@@ -1,11 +1,9 @@
 """The switches for small memory, each by its effect: never by a flag that was parsed."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from samples import make_rows
-from test_trainer import make_trainer
+from trainers import make_trainer, saved_bytes
 
 from modeling_cue import CUEModel
 from modeling_cue.training import row_forms
@@ -13,19 +11,6 @@ from modeling_cue.training.data import load_rows
 
 # A few steps of tiny towers hardly move the radii.
 pytestmark = pytest.mark.filterwarnings("ignore:.*radii have gone to one value")
-
-
-@contextmanager
-def saved_bytes():
-    """Counts the bytes that autograd keeps for the backward pass, each storage once."""
-    kept: dict[int, int] = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield kept
 
 
 def activations(model, trainer, count: int) -> int:

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from samples import make_rows
+from trainers import steps
 from transformers import AutoModel
 
 from modeling_cue.training.building import build_model
 from modeling_cue.training.feature_files import FeatureCacheError
 from modeling_cue.training.frozen import cache_folder
 from modeling_cue.training.parsing import parse_arguments
-from modeling_cue.training.pipeline import build_trainer, load_data, save_and_share
+from modeling_cue.training.pipeline import build_trainer, load_data
 
 
 @pytest.fixture
@@ -21,18 +22,6 @@ def folder(tmp_path):
         named = rows.map(lambda row, split=split: {"id": f"{split} {row['id']}"})
         named.to_parquet(tmp_path / f"{split}.parquet")
     return tmp_path
-
-
-def steps(folder, output, *flags):
-    """A run of no training: its trainer, having saved."""
-    flags = ["--dataset_name", str(folder), "--output_dir", str(output), "--use_cpu", "true", *map(str, flags)]
-    flags += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
-    model_args, data_args, training_args = parse_arguments(flags)
-    rows = load_data(data_args, model_args)
-    model, processor = build_model(model_args, data_args, training_args, rows)
-    trainer = build_trainer(model, processor, rows, data_args, training_args)
-    save_and_share(trainer, {}, model_args, rows, data_args)
-    return trainer
 
 
 def columns(folder, *flags):

@@ -13,8 +13,8 @@ import pytest
 import torch
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from samples import make_rows
-from test_trainer import make_trainer
 from torch.utils.data import DataLoader, RandomSampler
+from trainers import make_trainer
 
 from modeling_cue import CUEModel
 from modeling_cue.saving import ASIDE, put_files_in_place

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from samples import make_rows
-from test_trainer import make_trainer
+from trainers import make_trainer
 
 from modeling_cue.training.arguments import CUETrainingArguments
 from modeling_cue.training.pairs import CaptionPairs, GroupedByLength

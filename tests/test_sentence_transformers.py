@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from test_sharing import HIDE
+from strangers import HIDE
 
 from modeling_cue import CUEModel, CUEProcessor
 

@@ -5,37 +5,14 @@ import json
 
 import pytest
 import torch
-from samples import make_rows
+from trainers import make_trainer
 
 from modeling_cue import CUEModel, CUEProcessor
 from modeling_cue.training.arguments import CUETrainingArguments
-from modeling_cue.training.collator import CUECollator
 from modeling_cue.training.lora import add_lora, load_lora
-from modeling_cue.training.pairs import CaptionPairs
-from modeling_cue.training.trainer import CUETrainer
 
 # A few steps of tiny towers hardly move the radii.
 pytestmark = pytest.mark.filterwarnings("ignore:.*radii have gone to one value")
-ALL = ("text", "image", "audio", "video")
-
-
-def make_trainer(model, processor, folder, modalities=("image",), stores=None, **arguments):
-    rows = make_rows(modalities)
-    given = {
-        "output_dir": str(folder), "per_device_train_batch_size": 4, "max_steps": 4, "logging_steps": 1,
-        "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True,
-        "use_cpu": True, "learning_rate": 1e-3, "seed": 0, "max_grad_norm": 1.0,
-        "dataloader_num_workers": 0,
-    }  # fmt: skip
-    return CUETrainer(
-        model=model,
-        args=CUETrainingArguments(**given | arguments),
-        train_dataset=CaptionPairs(rows),
-        eval_dataset=CaptionPairs(rows, every_caption=True),
-        data_collator=CUECollator(processor, ALL, 2, stores, normalize=False),
-        eval_collator=CUECollator(processor, ALL, None, stores),
-        processing_class=processor,
-    )
 
 
 def test_it_learns_and_logs_every_term(model, processor, tmp_path):
