@@ -29,6 +29,7 @@ from modeling_cue.media_image import load_image
 from modeling_cue.media_video import load_video
 from modeling_cue.training.data import load_rows
 from modeling_cue.training.parsing import parse_arguments
+from modeling_cue.training.rows import DataError
 
 SLOW = 20  # seconds that one file may take, on a machine that does other things too
 GREEDY = 2**30  # bytes by which the process may grow over its first reading of a right file
@@ -169,7 +170,8 @@ def fuzz(kind: str, count: int, seed: int, folders: list[str]) -> dict[str, Any]
                 found["read"] += 1
             except ValueError as error:
                 # Media, rows and arguments each have one kind of error, and each is a ValueError with a message.
-                assert str(error) and (kind in ("parquet", "yaml") or isinstance(error, MediaError)), repr(error)
+                own = {"parquet": DataError | MediaError, "yaml": ValueError}.get(kind, MediaError)
+                assert str(error) and isinstance(error, own) and not isinstance(error, UnicodeError), repr(error)
                 found[type(error).__name__] += 1
             except BaseException:
                 kept = Path(tempfile.gettempdir()) / f"fuzz_{kind}_{seed}_{number}"

@@ -93,21 +93,26 @@ def load_rows(
     if streaming:
         return stream_rows(source, opened, split, named, modalities, sizes, split_seed, max_samples, bad_rows, paired)
 
-    first: Dataset = next(iter(opened.splits.values()))
-    columns = named.find(first.column_names, modalities, source.name, paired)
-    table = _Table(source.name, opened, columns, paired)
-    if split is None:
-        split = only_split(opened.splits, source.name)
-        members: Members = {split: (opened.splits[split], range(len(opened.splits[split])))}
-    else:
-        members = table.members(sizes, split_seed)
-    if paired:
-        verify_apart(members, table.identities(first.column_names, by_content=max_samples is None), source.name)
-    if known and check_counts and max_samples is None:
-        images = {split_name(name): len(numbers) for name, (_, numbers) in members.items()}
-        verify_counts(known, images, table.count_captions(members), source.name)
-    dataset, numbers = members[find_split(members, split, source.name)]
-    return table.rows(dataset, numbers, split, max_samples, bad_rows)
+    try:
+        first: Dataset = next(iter(opened.splits.values()))
+        columns = named.find(first.column_names, modalities, source.name, paired)
+        table = _Table(source.name, opened, columns, paired)
+        if split is None:
+            split = only_split(opened.splits, source.name)
+            members: Members = {split: (opened.splits[split], range(len(opened.splits[split])))}
+        else:
+            members = table.members(sizes, split_seed)
+        if paired:
+            verify_apart(members, table.identities(first.column_names, by_content=max_samples is None), source.name)
+        if known and check_counts and max_samples is None:
+            images = {split_name(name): len(numbers) for name, (_, numbers) in members.items()}
+            verify_counts(known, images, table.count_captions(members), source.name)
+        dataset, numbers = members[find_split(members, split, source.name)]
+        return table.rows(dataset, numbers, split, max_samples, bad_rows)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{source.name} has text that is no UTF-8 ({error}); replace the file that is damaged"
+        ) from error
 
 
 @dataclass(frozen=True)
