@@ -130,6 +130,13 @@ class CUEConfig(PreTrainedConfig):
             modality = "image"
         return getattr(self, f"{modality}_config")
 
+    def to_diff_dict(self) -> dict[str, Any]:
+        """As in `transformers`, which leaves out where the configuration itself was loaded from: here towers' too."""
+        output = super().to_diff_dict()
+        for modality in MODALITIES:
+            (output.get(f"{modality}_config") or {}).pop("_name_or_path", None)
+        return output
+
     def check(self) -> None:
         """Refuses values that no CUE can have.
 
@@ -140,6 +147,13 @@ class CUEConfig(PreTrainedConfig):
         def refuse(field: str, valid: str) -> None:
             raise ValueError(f"CUEConfig: {field}={getattr(self, field)!r} is not valid; it must be {valid}")
 
+        for field in ("video_uses_image_tower", "detach_radius_features", "average_mirror", "crop_audio"):
+            if not isinstance(getattr(self, field), bool):  # "false" would count as true
+                refuse(field, "True or False")
+        numbers = ("head_dropout", "token_dropout", "composition_dropout", "min_radius", "logit_scale_init_value")
+        for field in (*numbers, "containment_scale_init_value"):
+            if not isinstance(getattr(self, field), int | float):
+                refuse(field, "a number")
         # `transformers` builds a config without arguments to find its defaults, so no towers at all is refused
         # where the model is built, not here.
         if self.video_uses_image_tower and self.video_config is not None:

@@ -7,6 +7,7 @@ from transformers import initialization as init
 from .cone_type import empty_mask
 from .cones import Cone, angle, overlaps
 from .dropout import ByteDropout
+from .sphere import wide_dtype
 
 
 class CompositionLayer(nn.Module):
@@ -56,6 +57,7 @@ class CompositionLayer(nn.Module):
         Raises:
             ValueError: shapes other than (B, K, D) and (B, K), another D, or a row without any part.
         """
+        cones = cones.to(wide_dtype(cones.axis, cones.radius))
         axis, radius = cones.axis, cones.radius
         if axis.ndim != 3:
             raise ValueError(f"compose takes cones of shape (B, K), D apart; got {tuple(axis.shape)} axes")
@@ -64,18 +66,21 @@ class CompositionLayer(nn.Module):
                 f"the cones have {axis.shape[-1]} dimensions, this layer composes cones of {self.shift.out_features}: "
                 "compose with the model that embedded them"
             )
-        if mask is None:
-            mask = torch.ones_like(radius, dtype=torch.bool)
-        mask = mask.bool()
+        if not axis.shape[1]:
+            raise ValueError("a compound needs at least one part: K is 0")
+        if not axis.shape[0]:
+            return Cone(axis[:, 0], radius[:, 0], torch.zeros_like(radius[:, 0], dtype=torch.bool))
+        given = mask is not None
+        mask = torch.ones_like(radius, dtype=torch.bool) if mask is None else mask.bool()
         if mask.shape != radius.shape:
             raise ValueError(
                 f"the mask must have the shape {tuple(radius.shape)} of the cones; got {tuple(mask.shape)}"
             )
         parts = mask.sum(-1, keepdim=True)
-        if not torch.compiler.is_compiling() and bool((parts == 0).any()):
+        if given and not torch.compiler.is_compiling() and bool((parts == 0).any()):
             raise ValueError("a compound needs at least one part: some row of the mask has none")
 
-        tokens = self.embed(torch.cat([self.dropout(axis), radius[..., None]], -1).to(self.embed.weight.dtype))
+        tokens = self.embed(torch.cat([self.dropout(axis), radius[..., None]], -1).to(self.norm.weight.dtype))
         tokens = self.norm(self.encoder(tokens, src_key_padding_mask=~mask))
         share = self.weight(tokens).squeeze(-1).to(radius.dtype).masked_fill(~mask, float("-inf")).softmax(-1)
         context = (self.dropout(self.shift(tokens)).to(axis.dtype) * share[..., None]).sum(1)

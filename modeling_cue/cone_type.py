@@ -97,7 +97,8 @@ class Cone:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Cone":
         radius = change(self.radius)
-        return Cone(change(self.axis), radius, None if self.empty is None else self.empty.to(radius.device))
+        empty = None if self.empty is None else self.empty.to(radius.device)
+        return Cone(widened_axis(self.axis, change(self.axis)), radius, empty)
 
     def to(self, *args: Any, **kwargs: Any) -> "Cone":
         """As `Tensor.to`: a device, a floating-point dtype or both."""
@@ -143,6 +144,12 @@ def _gather(function: Callable[..., Tensor], cones: Iterable[Cone], dim: int) ->
     if all(cone.empty is None for cone in cones):
         return Cone(axis, radius)
     return Cone(axis, radius, function([empty_mask(cone) for cone in cones], dim))
+
+
+def widened_axis(before: Tensor, after: Tensor) -> Tensor:
+    """`after`, of unit length again where `before` was rounded to half precision and it is not: (..., D)."""
+    half = (torch.float16, torch.bfloat16)
+    return torch.nn.functional.normalize(after, dim=-1) if before.dtype in half and after.dtype not in half else after
 
 
 def empty_mask(cone: Cone) -> Tensor:

@@ -22,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-from .cone_type import Cone, check_cone, empty_mask, is_whole
+from .cone_type import Cone, check_cone, empty_mask, is_whole, widened_axis
 from .sphere import angle, between, cap_log_share, pairwise_angle, wide_dtype
 
 __all__ = [
@@ -57,7 +57,7 @@ def _widen(*cones: Cone) -> list[Cone]:
             return cone.radius
         return torch.where(is_whole(cone), math.pi, cone.radius.to(dtype))
 
-    return [Cone(cone.axis.to(dtype), radius(cone), cone.empty) for cone in cones]
+    return [Cone(widened_axis(cone.axis, cone.axis.to(dtype)), radius(cone), cone.empty) for cone in cones]
 
 
 def _choose(first: Tensor, a: Cone, b: Cone) -> Cone:

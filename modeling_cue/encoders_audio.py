@@ -35,7 +35,8 @@ def run_whisper(tower: Any, input_features: Tensor, mask: Tensor | None, *, crop
         )
     hidden = nn.functional.gelu(tower.conv1(features * mask[:, None])) * mask[:, None]
     hidden = nn.functional.gelu(tower.conv2(hidden)).transpose(1, 2)
-    hidden = hidden + tower.embed_positions.weight[: hidden.shape[1]]
+    # As a module: weights that `device_map` offloaded come by its hooks.
+    hidden = hidden + tower.embed_positions(torch.arange(hidden.shape[1], device=hidden.device))
     hidden = nn.functional.dropout(hidden, tower.dropout, tower.training)
     attention_mask = create_bidirectional_mask(tower.config, hidden, token_mask)
     for layer in tower.layers:

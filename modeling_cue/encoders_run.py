@@ -42,7 +42,8 @@ def run_text(
     """
     mask = torch.ones_like(input_ids) if mask is None else mask
     least = TEXTS_PER_CHUNK_CPU if input_ids.device.type == "cpu" else TEXTS_PER_CHUNK
-    chunks = min(text_chunks, len(input_ids) // least)
+    # A compiled or exported graph has one length, and `len` of a symbolic batch would fix its size.
+    chunks = 1 if torch.compiler.is_compiling() else min(text_chunks, len(input_ids) // least)
     if chunks < 2 or not bool((mask[:, :-1] >= mask[:, 1:]).all()):  # left padding would move positions
         output = tower(input_ids=input_ids, attention_mask=mask)
         return TowerOutput(output.last_hidden_state, mask.bool(), output.get("pooler_output"))

@@ -124,7 +124,7 @@ class ProjectionHead(nn.Module):
     def forward(self, features: Tensor) -> Cone:
         # Autocast would round the last layers to bfloat16, and radii to steps of 0.003 rad and more.
         with without_autocast(features.device):
-            return self._cone(features.to(self.projection.weight.dtype))
+            return self._cone(features.to(self.norm.weight.dtype))  # a quantised projection has another dtype
 
     def _cone(self, features: Tensor) -> Cone:
         if self.signed_sqrt:

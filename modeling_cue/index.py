@@ -97,7 +97,10 @@ class CUEIndex:
         if self._vectors.read_only:
             raise ValueError("a memory-mapped index is read-only; load it with memory_map=False to add to it")
         cones = self._checked(cones)
-        table = append_items(self._table, make_items(cones, ids, metadata))
+        items = make_items(cones, ids, metadata)
+        if not len(items):
+            return  # Arrow knows no types of columns without a value
+        table = append_items(self._table, items)
         self._vectors.add(rows_of(cones))
         self._table, self._ready = table, None
 
@@ -190,11 +193,9 @@ class CUEIndex:
         cones = cones.detach().to("cpu")
         # Pi in half precision is pi.
         radius = torch.where(cones.radius == torch.full_like(cones.radius, math.pi), math.pi, cones.radius.float())
-        axis = cones.axis.float()
         if cones.axis.dtype in (torch.float16, torch.bfloat16):
             check_cone(cones)  # of unit length as near as half precision can say it
-            axis = torch.nn.functional.normalize(axis, dim=-1)
-        cones = Cone(axis, radius, cones.empty)
+        cones = Cone(cones.float().axis, radius, cones.empty)
         check_cone(cones)
         return cones
 

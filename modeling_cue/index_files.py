@@ -64,7 +64,7 @@ def load_index(folder: Path, memory_map: bool) -> tuple[FlatVectors, pa.Table]:
         kind = {kind.kind: kind for kind in (FlatVectors, GraphVectors)}[about["kind"]]
         count, dim = about["count"], about["dim"]
         vectors, items = kind.load(folder, memory_map), _load_items(folder, memory_map)
-    except (KeyError, ValueError, EOFError, OSError, RuntimeError) as error:  # the last is FAISS's own
+    except (KeyError, TypeError, ValueError, EOFError, OSError, RuntimeError) as error:  # the last is FAISS's own
         raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}); build it again") from error
     if vectors.shape != (count, dim + 2) or len(items) != count:
         raise ValueError(

@@ -70,7 +70,9 @@ def _table(metadata: Any) -> pa.Table:
         if isinstance(metadata, Mapping):
             return pa.table(dict(metadata))
         if isinstance(metadata, Sequence):
-            return pa.Table.from_pylist(list(metadata))
+            # Arrow itself takes the columns of the first row alone.
+            names = dict.fromkeys(name for row in metadata for name in row)
+            return pa.table({name: [row.get(name) for row in metadata] for name in names})
         return pa.Table.from_pandas(metadata, preserve_index=False).replace_schema_metadata(None)
     except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
         raise ValueError(

@@ -166,7 +166,7 @@ def _spec(size: Any, crop: Any, rounds: bool, resample: Any, mean: Any, std: Any
         crop = size
     if size is None or crop is None or resample is None or int(resample) not in FILTERS.values():
         return None
-    if len(mean) != 3 or len(std) != 3:
+    if any(not isinstance(values, Sequence) or len(values) != 3 for values in (mean, std)):
         return None
     short = (size, size) if isinstance(size, int) else size
     if crop[0] > short[0] or crop[1] > short[1]:  # the processor would add a border

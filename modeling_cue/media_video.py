@@ -96,7 +96,10 @@ def _take(container: Any, stream: Any, name: str, places: list[int]) -> tuple[di
         if count >= MAX_FRAMES:
             raise MediaError(f"{name} has more than {MAX_FRAMES:,} frames: cut it")
         if count in places:
-            pixels = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            alpha = any(component.is_alpha for component in frame.format.components)
+            pixels = reformatter.reformat(frame, format="rgba" if alpha else "rgb24", threads=1).to_ndarray()
+            if alpha:  # laid over white, as in an image
+                pixels = np.asarray(load_image(pixels))
             taken[count] = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
         count += 1
     return taken, count

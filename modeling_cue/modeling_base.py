@@ -97,6 +97,10 @@ class CUEPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     text_tower: PreTrainedModel
     supports_gradient_checkpointing = True
+    # Float32 whatever the towers are loaded in, and left whole by quantisation: radii would come in steps.
+    _keep_in_fp32_modules_strict = [  # noqa: RUF012
+        *(f"{modality}_{part}" for modality in MODALITIES for part in ("pooler", "head")), "composition", "scales",
+    ]  # fmt: skip
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -1,11 +1,12 @@
 """CUEModel: towers, heads and the compositional layer as one Hugging Face model."""
 
 from collections.abc import Mapping
+from functools import reduce
 from itertools import combinations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .composition import CompositionLayer
@@ -122,6 +123,11 @@ class CUEModel(CUETowers):
         names = {"text": text, "image": image, "audio": audio, "video": None if shared else video}
         if not any(names.values()):
             raise ValueError("no modality given: name at least one encoder, e.g. text='intfloat/e5-base-v2'")
+        if (encoder_kwargs or {}).get("quantization_config") is not None:
+            raise ValueError(
+                "towers cannot be quantised before there is a CUE, whose configuration must say so: save the model, "
+                "and load it by AutoModel.from_pretrained(..., quantization_config=...), which leaves the heads whole"
+            )
         known = {m: load_known_tower(name, m, **(encoder_kwargs or {})) for m, name in names.items() if name}
         towers = {m: tower for m, (tower, _) in known.items()}
         for tower in towers.values():
@@ -133,13 +139,14 @@ class CUEModel(CUETowers):
             config_fields.setdefault("num_frames", towers["video"].config.num_frames)
         # Without this the outer config would take the choice of attention back from the towers.
         fields["attn_implementation"] = {f"{m}_config": t.config._attn_implementation for m, t in towers.items()}
-        fields["tower_sources"] = {m: source for m, (_, source) in known.items()}
+        fields["tower_sources"] = {m: source for m, (_, source) in known.items() if source}
         config = cls.config_class(**fields, video_uses_image_tower=shared, **config_fields)
-        dtype = (encoder_kwargs or {}).get("dtype")
-        model: Any = cls(config, towers)
-        if isinstance(dtype, str) and dtype != "auto":
-            dtype = getattr(torch, dtype)  # as `transformers` reads it
-        return model.to(dtype) if isinstance(dtype, torch.dtype) else model
+        if (encoder_kwargs or {}).get("dtype") == "auto":
+            # One for all: a checkpoint states one, which all towers are loaded in.
+            dtype = reduce(torch.promote_types, (tower.dtype for tower in towers.values()))
+            for tower in towers.values():
+                nn.Module.to(tower, dtype)
+        return cls(config, towers)
 
     # ------------------------------------------------------------------ embedding
 
@@ -233,7 +240,20 @@ class CUEModel(CUETowers):
         Raises:
             ValueError: no modality, or one that this model does not have, or rows that cannot match.
         """
-        given = dict(locals())
+        given: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": pixel_values,
+            "input_features": input_features,
+            "input_features_mask": input_features_mask,
+            "pixel_values_videos": pixel_values_videos,
+            "text_features": text_features,
+            "text_features_mask": text_features_mask,
+            "image_features": image_features,
+            "audio_features": audio_features,
+            "audio_features_mask": audio_features_mask,
+            "video_features": video_features,
+        }  # not locals(): torch.compile cannot trace it
         if isinstance(input_ids, Mapping):
             raise TypeError("input_ids is a dict: pass what the processor returned by name, model(**processor(...))")
         cones: dict[str, Cone] = {}

@@ -10,10 +10,18 @@ from .media_audio import load_audio
 from .media_extract import extract
 from .media_pixels import ImagePipeline, without_crop
 from .media_video import load_video
-from .processing_parts import HUB_OPTIONS, PARTS, image_part, listed, load_part, text_habits, video_habits
+from .processing_parts import (
+    HUB_OPTIONS,
+    PARTS,
+    image_part,
+    listed,
+    load_part,
+    longest_text,
+    text_habits,
+    video_habits,
+)
 from .saving import written_aside
 
-LONGEST_TEXT = 512  # where a tokenizer states no length of its own
 TEXT_OPTIONS = ("padding", "truncation", "max_length", "allow_empty")  # of a call, handed to the tokenizer
 
 
@@ -86,8 +94,10 @@ class CUEProcessor(ProcessorMixin):
             raise ValueError(f"jpeg_draft={jpeg_draft} is not valid; it must be 0 (off) or more")
         if num_frames < 1:
             raise ValueError(f"num_frames={num_frames} is not valid; it must be 1 or more")
-        if max_text_length is not None and max_text_length < 1:
-            raise ValueError(f"max_text_length={max_text_length} is not valid; it must be 1 or more, or None")
+        # With no room beside its special tokens a tokenizer silently cuts nothing.
+        least = 1 if tokenizer is None else 1 + tokenizer.num_special_tokens_to_add()
+        if max_text_length is not None and max_text_length < least:
+            raise ValueError(f"max_text_length={max_text_length} is not valid; it must be {least} or more, or None")
 
     @classmethod
     def from_encoders(
@@ -108,7 +118,8 @@ class CUEProcessor(ProcessorMixin):
         `num_frames`, default to the habits of the towers.
 
         Raises:
-            ValueError: no modality given, or an encoder that has no processor of its kind.
+            ValueError: no modality given, an encoder that has no processor of its kind, or longer texts than the text
+                tower has places for.
         """
         names = {
             "tokenizer": text,
@@ -122,7 +133,9 @@ class CUEProcessor(ProcessorMixin):
         parts = {part: load_part(part, name, **options) for part, name in names.items() if name is not None}
         if whole_image:
             parts |= {part: without_crop(one) for part, one in parts.items() if part.endswith("image_processor")}
-        habits = text_habits(str(text), **options) if text is not None else {}
+        habits: dict[str, Any] = {}
+        if text is not None:
+            habits = text_habits(str(text), parts["tokenizer"], settings.get("max_text_length"), **options)
         if video not in (None, "image", image):
             habits |= video_habits(str(video), **options)
         return cls(**parts, **habits | settings)
@@ -172,7 +185,8 @@ class CUEProcessor(ProcessorMixin):
         for name, value in given.items():
             if value is not None and name not in self._accepted():
                 raise ValueError(f"this processor takes no {name}: it has {', '.join(self._accepted())}")
-            if isinstance(value, Sequence) and not len(value) and not isinstance(value, str | bytes):
+            several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+            if (several and not len(value)) or 0 in getattr(value, "shape", ())[:1]:
                 raise ValueError(f"{name} is an empty list: leave it out, or give at least one")
         features: dict[str, Any] = {}
         if text is not None:
@@ -243,8 +257,7 @@ class CUEProcessor(ProcessorMixin):
         for number, one in enumerate(texts):
             if not isinstance(one, str) or not (one.strip() or allow_empty):
                 raise ValueError(f"text number {number} is empty or no text ({one!r}): leave it out")
-        stated = self.tokenizer.model_max_length
-        longest = self.max_text_length or (stated if stated < 100_000 else LONGEST_TEXT)
+        longest = self.max_text_length or longest_text(self.tokenizer)
         options = {"truncation": True, "max_length": longest} | options
         return self.tokenizer([self.text_prefix + one for one in texts], **options)
 

@@ -1,7 +1,7 @@
 """The parts of a CUEProcessor, where they come from, and the habits of the towers they belong to."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -28,10 +28,23 @@ ARGUMENTS = {"text": "text", "image": "images", "audio": "audio", "video": "vide
 HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only", "proxies", "trust_remote_code")
 # Families whose text tower reads padding too, as it was trained on texts of one length.
 WHOLE_TEXTS = ("siglip", "siglip_text_model")
+# Families that number the places of a text from behind the padding token's id on, and that id where it is fixed.
+PLACES_BEHIND_PADDING = {"roberta": None, "xlm-roberta": None, "mpnet": 1}
+LONGEST_TEXT = 512  # tokens, where neither a tokenizer nor its tower states a length
 
 
-def text_habits(name: str, **options: Any) -> dict[str, Any]:
-    """Settings of a CUEProcessor that are the habit of a text tower."""
+def longest_text(tokenizer: Any) -> int:
+    """The length in tokens at which texts are cut, where nothing else is said."""
+    stated = tokenizer.model_max_length
+    return stated if stated < 100_000 else LONGEST_TEXT
+
+
+def text_habits(name: str, tokenizer: Any, wanted: int | None = None, **options: Any) -> dict[str, Any]:
+    """Settings of a CUEProcessor that are the habit of a text tower; `wanted` is the length that somebody asks for.
+
+    Raises:
+        ValueError: the tower has fewer places.
+    """
     habits: dict[str, Any] = {}
     habits["text_prefix"] = next((prefix for pattern, prefix in PREFIX_HABITS if pattern.search(name)), "")
     config = _stated(name, **options)
@@ -39,7 +52,21 @@ def text_habits(name: str, **options: Any) -> dict[str, Any]:
         text = transformers.AutoConfig.for_model(**config)
         text = getattr(text, "text_config", text)
         habits |= {"text_padding": "max_length", "max_text_length": text.max_position_embeddings}
+    elif (places := text_places(config)) and places < (wanted or longest_text(tokenizer)):
+        if wanted:
+            raise ValueError(f"max_text_length={wanted} is not valid: the text tower has places for {places} tokens")
+        habits["max_text_length"] = places
     return habits
+
+
+def text_places(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a text tower has places for, by its configuration; None where it does not say."""
+    config = config.get("text_config") or config
+    places, family = config.get("max_position_embeddings"), config.get("model_type")
+    if places and family in PLACES_BEHIND_PADDING:
+        padding = PLACES_BEHIND_PADDING[family]
+        return places - 1 - (config.get("pad_token_id", 1) if padding is None else padding)
+    return places
 
 
 def video_habits(name: str, **options: Any) -> dict[str, Any]:
@@ -68,7 +95,9 @@ def load_part(part: str, name: str, **options: Any) -> Any:
 
 def image_part(saved: dict[str, Any]) -> Any:
     """An image processor from the settings that were saved of it inside a CUEProcessor's."""
-    name = saved["image_processor_type"]
+    name = str(saved.get("image_processor_type"))
+    if not re.fullmatch(r"\w+ImageProcessor(Pil|Fast)?", name):
+        raise ValueError(f"the saved processor names no image processor ({name}): it is damaged; save it again")
     if name == "TimmWrapperImageProcessor":
         # The one image processor that looks for its settings in the model's config.json.
         return transformers.TimmWrapperImageProcessor(saved["data_config"], saved["architecture"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from .processing_parts import ARGUMENTS
+from .tower_sources import public_sources
 
 try:
     from sentence_transformers.base.modality import infer_batch_modality, raise_unsupported_modality_error
@@ -96,7 +97,8 @@ class CUESentenceModule(InputModule):
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Writes model and processor as their own `save_pretrained` do."""
-        self.model.save_pretrained(output_path)
+        with public_sources(self.model.config):  # what is pushed is saved by this too
+            self.model.save_pretrained(output_path)
         self.processor.save_pretrained(output_path)
 
     @classmethod

@@ -21,6 +21,8 @@ from .encoders import HUB_OPTIONS, load_tower
 
 logger = logging.get_logger(__name__)
 WAYS = ("whole", "reference")
+# Arguments of `from_pretrained` that leave the weights as a light checkpoint fetches them.
+PLAIN = {"dtype", "attn_implementation", "trust_remote_code", "device_map", *HUB_OPTIONS}
 SCHEME = 1  # of fingerprints, their first part: a newer one cannot be compared
 
 
@@ -50,6 +52,8 @@ def load_known_tower(name: str, modality: str, **kwargs: Any) -> tuple[PreTraine
     if source["revision"]:
         kwargs["revision"] = source["revision"]
     tower = load_tower(name, modality, **kwargs)
+    if kwargs.keys() - PLAIN:
+        return tower, {}  # `variant`, say: what lies under the name alone has other weights
     source["dtype"] = str(tower.dtype).removeprefix("torch.")
     source["fingerprint"] = fingerprint(tower.state_dict().values())
     return tower, source
@@ -113,6 +117,11 @@ def leave_out_towers(config: Any, state_dict: dict[str, Tensor], trainable: Iter
     for modality in tower_owners(config):
         prefix, source = f"{modality}_tower.", config.tower_sources[modality]
         weights = {name: tensor for name, tensor in state_dict.items() if name.startswith(prefix)}
+        if any(tensor.is_meta for tensor in weights.values()):
+            raise ValueError(
+                f"the {modality} tower is offloaded by its device_map, so that its weights cannot be compared with "
+                "those of its source: load the model without offloading, or save it whole, with towers='whole'"
+            )
         if modality not in trainable and fingerprint(weights.values()) == source["fingerprint"]:
             for name in weights:
                 del state_dict[name]

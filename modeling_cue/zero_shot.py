@@ -245,7 +245,8 @@ def _told(value: Any) -> tuple[str, Any]:
 
 def _checked_value(value: Any, modality: str) -> Any:
     """The input as the processor takes it; a text file as its text."""
-    if isinstance(value, Real) or (modality == "video" and isinstance(value, Image.Image)):
+    frame = isinstance(value, Image.Image) or (isinstance(value, np.ndarray | Tensor) and value.ndim == 3)
+    if isinstance(value, Real) or (modality == "video" and frame):
         raise ValueError(
             f"a {type(value).__name__} is no {modality}: a list is several inputs; give one sound as an array, and "
             "the frames of one clip as a list within the list"

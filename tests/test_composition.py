@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from modeling_cue import Cone, angle
+from modeling_cue import Cone, angle, check_cone
 from modeling_cue.composition import CompositionLayer
 
 
@@ -24,8 +24,15 @@ def cones(batch: int, parts: int) -> Cone:
     return Cone(axis, 0.5 + torch.rand(batch, parts, generator=generator))
 
 
+def roomy(batch, parts):
+    """Cones that overlap with room to spare: the radius of a compound is not the smallest that there is."""
+    given = cones(batch, parts)
+    axis = torch.nn.functional.normalize(given.axis[:, :1] + 0.3 * given.axis, dim=-1)
+    return Cone(axis, given.radius + 1.5)
+
+
 def test_order_does_not_matter(layer):
-    given = cones(3, 4)
+    given = roomy(3, 4)
     order = torch.tensor([2, 0, 3, 1])
     a, b = layer(given), layer(given[:, order])
     torch.testing.assert_close(a.axis, b.axis)
@@ -60,13 +67,32 @@ def test_parts_that_cancel_out_give_the_first_axis():
 
 
 def test_padding_does_not_matter(layer):
-    given = cones(2, 4)
-    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0]]).bool()
-    compound = layer(given, mask)
-    alone = layer(given[:1, :2])
-    torch.testing.assert_close(compound.axis[:1], alone.axis)
-    torch.testing.assert_close(compound.radius[:1], alone.radius)
-    assert torch.equal(compound.axis[1], given.axis[1, 1])
+    given = roomy(3, 4)
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 1]]).bool()
+    axis = torch.where(mask[..., None], given.axis, -given.axis)
+    padded = layer(Cone(axis, given.radius.where(mask, torch.tensor(0.1))), mask)
+    for row, real in enumerate(mask):
+        alone = layer(given[row : row + 1][:, real])
+        torch.testing.assert_close(padded.axis[row], alone.axis[0])
+        torch.testing.assert_close(padded.radius[row], alone.radius[0])
+        assert padded.radius[row] > 0.1
+        assert not padded.empty[row]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_cones_in_half_precision_compose_in_float32(layer, dtype):
+    found = layer(roomy(20, 3).to(dtype))
+    check_cone(found)
+    assert found.axis.dtype == torch.float32
+    expected = layer(roomy(20, 3))
+    torch.testing.assert_close(found.axis, expected.axis, atol=0.05, rtol=0)
+
+
+def test_no_compounds_of_no_parts(layer):
+    given = roomy(3, 2)
+    assert layer(given[:0]).shape == (0,)
+    with pytest.raises(ValueError, match="K is 0"):
+        layer(given[:, :0])
 
 
 def test_the_start_is_the_mean_of_the_axes():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cone_cases import cones
 
-from modeling_cue.cones import Cone, check_cone
+from modeling_cue.cones import Cone, check_cone, complement, contains
 
 
 def test_a_cone_knows_its_shape_and_dimension():
@@ -156,3 +156,15 @@ def test_check_cone_names_field_value_and_remedy(field, value, message):
     wrong[2] = wrong[2] * value if field == "axis" else value
     with pytest.raises(ValueError, match=message):
         check_cone(Cone(**{"axis": cone.axis, "radius": cone.radius, field: wrong}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_axes_that_were_rounded_are_of_unit_length_again(dtype):
+    generator = torch.Generator().manual_seed(0)
+    axis = torch.nn.functional.normalize(torch.randn(500, 512, generator=generator), dim=-1)
+    half = Cone(axis, torch.full((500,), 0.3)).to(dtype)
+    for wide in (half.float(), half.to(torch.float64), complement(half)):
+        check_cone(wide)
+    # A cone contains itself, however it is written.
+    itself = Cone(torch.nn.functional.normalize(half.axis.float(), dim=-1), half.radius.float())
+    assert contains(half, itself).all()

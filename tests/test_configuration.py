@@ -96,3 +96,12 @@ def test_a_checkpoint_of_a_newer_version_is_refused_by_name(tmp_path):
     del written["checkpoint_format"]
     path.write_text(json.dumps(written))
     assert AutoConfig.from_pretrained(tmp_path).checkpoint_format == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("average_mirror", "false"), ("crop_audio", 1), ("min_radius", "0.1"), ("logit_scale_init_value", None)],
+)
+def test_values_of_another_type_are_named(field, value):
+    with pytest.raises(ValueError, match=f"CUEConfig: {field}={value!r} is not valid; it must be (True|a number)"):
+        CUEConfig(**{field: value})

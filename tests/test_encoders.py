@@ -11,6 +11,7 @@ from tiny import TOWERS, inputs_of
 
 from modeling_cue import CUEConfig, CUEModel, CUEProcessor, encoders_run
 from modeling_cue.encoders import FAMILIES, load_tower, run_tower, tower_pooler
+from modeling_cue.training.lora import add_lora, load_lora
 
 FIELDS = {"projection_dim": 16, "composition_dim": 16}
 
@@ -369,3 +370,24 @@ def test_too_long_audio_is_refused(encoders):
     model = CUEModel.from_encoders(audio=str(encoders["whisper"]), **FIELDS)
     with pytest.raises(ValueError, match="3100 frames, the tower takes at most 3000"):
         model.get_audio_cones(input_features=torch.randn(1, 20, 3100))
+
+
+@pytest.mark.parametrize("family", TOWERS)
+def test_lora_adapts_every_tower_that_has_attention(family, encoders, tmp_path):
+    modality = TOWERS[family].modality
+    torch.manual_seed(0)
+    model = CUEModel.from_encoders(**{modality: str(encoders[family])}, **FIELDS).eval()
+    if family in ("resnet", "timm"):
+        with pytest.raises(ValueError, match=f"LoRA finds no attention to adapt in the {modality} tower"):
+            add_lora(model, rank=2, alpha=4, dropout=0.0, base=tmp_path / "base")
+        return
+    adapted = add_lora(model, rank=2, alpha=4, dropout=0.0, base=tmp_path / "base").eval()
+    assert sum(".lora_A." in name for name, _ in adapted.named_parameters()) >= 2
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if ".lora_B." in name:
+                weight.normal_(std=0.1)
+        adapted.save_pretrained(tmp_path)
+        expected, found = (one(**inputs_of(family)).cones[modality] for one in (adapted, load_lora(tmp_path).eval()))
+    torch.testing.assert_close(found.axis, expected.axis, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.radius, expected.radius, atol=1e-5, rtol=1e-4)

@@ -90,3 +90,20 @@ def test_cards_say_what_runs(name, tmp_path, monkeypatch):
     there: dict = {}
     exec("\n".join(lines).replace(f'"metrics/{name}"', f'"metrics/{name}", cache_dir={str(tmp_path)!r}'), there)
     assert eval(value, there) == float(result)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"axis": [[3.0, 0.0], [0.0, 1.0]]}, "norm that is not 1"),
+        ({"axis": [[float("nan"), 0.0], [0.0, 1.0]]}, "not finite|not 1"),
+        ({"radius": [9.0, 0.1]}, r"radi"),
+        ({"kind": ["text", "picture"]}, "kind 'picture' is not valid; it must be one of text, phrase, image"),
+    ],
+)
+def test_what_is_no_cone_is_refused(change, message, tmp_path):
+    rows = {"kind": ["text", "image"], "axis": [[1.0, 0.0], [0.0, 1.0]], "radius": [0.5, 0.1], "id": [0, 0]}
+    rows |= {name: [[], []] for name in ("requires", "implies", "words")} | change
+    metric = ConeMetric(cache_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        metric.compute(**{name: rows[name] for name in metric.features})

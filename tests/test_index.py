@@ -430,3 +430,15 @@ def test_without_faiss_exact_search_works_and_approximate_names_the_command(monk
     check(build(items), items, items, k=5)
     with pytest.raises(ImportError, match="pip install faiss-cpu"):
         build(items).approximate()
+
+
+def test_nothing_is_added_by_an_empty_batch_and_dicts_may_differ():
+    index = CUEIndex(4)
+    none = Cone(torch.zeros(0, 4), torch.zeros(0))
+    index.add(none, [])
+    index.add(Cone(torch.eye(4)[:2], torch.ones(2)), ["a", "b"], metadata=[{"x": 1}, {"y": 2}])
+    index.add(none, [])
+    assert len(index) == 2
+    (hits,) = index.nearest(Cone(torch.eye(4)[1:2], torch.ones(1)), k=2)
+    assert hits.ids[0] == "b"
+    assert hits.metadata("x", "y") == {"x": [None, 1], "y": [2, None]}

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 
 import pytest
 import torch
@@ -284,14 +285,33 @@ def test_input_embeddings(model, encoders):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
-def test_a_dtype_by_name_reaches_the_heads_too(encoders, dtype, tmp_path):
+def test_towers_have_the_dtype_that_is_named_and_heads_are_float32(encoders, dtype, tmp_path):
     options = {"projection_dim": 16, "composition_dim": 16, "encoder_kwargs": {"dtype": dtype}}
-    model = CUEModel.from_encoders(image=str(encoders["vit"]), **options).eval()
-    assert {tensor.dtype for tensor in model.parameters()} == {torch.bfloat16}
+    model = CUEModel.from_encoders(image=str(encoders["vit"]), text=str(encoders["bert"]), **options).eval()
     model.save_pretrained(tmp_path)
+    loaded = CUEModel.from_pretrained(tmp_path)
+    for one in (model, loaded):
+        for name, tensor in one.named_parameters():
+            assert tensor.dtype == (torch.bfloat16 if "_tower." in name else torch.float32), name
     pixels = {"pixel_values": torch.randn(2, 3, 32, 32)}
     with torch.no_grad():
-        assert torch.equal(CUEModel.from_pretrained(tmp_path)(**pixels).image_embeds, model(**pixels).image_embeds)
+        assert torch.equal(loaded(**pixels).image_embeds, model(**pixels).image_embeds)
+    half = CUEModel.from_pretrained(tmp_path, dtype=torch.float16)
+    assert half.image_tower.dtype == torch.float16
+    assert half.scales.logit_scale.dtype == torch.float32
+
+
+def test_towers_of_several_dtypes_get_one_that_holds_all(encoders, tmp_path):
+    CUEModel.from_encoders(text=str(encoders["bert"])).text_tower.half().save_pretrained(tmp_path / "text")
+    for path in encoders["bert"].glob("*token*"):
+        shutil.copy(path, tmp_path / "text")
+    names = {"text": str(tmp_path / "text"), "image": str(encoders["vit"])}
+    model = CUEModel.from_encoders(**names, encoder_kwargs={"dtype": "auto"}, projection_dim=16).eval()
+    model.save_pretrained(tmp_path / "cue")
+    loaded, ids = CUEModel.from_pretrained(tmp_path / "cue"), torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(loaded.get_text_cones(input_ids=ids).radius, model.get_text_cones(input_ids=ids).radius)
+    assert {tensor.dtype for tensor in loaded.parameters()} == {torch.float32}
 
 
 def test_fields_that_loading_sets_are_checked_too(model, tmp_path):
@@ -399,3 +419,39 @@ def test_a_row_of_nothing_but_padding_is_pooled_like_the_mean():
     pooled = pooler(tokens, mask)
     assert torch.isfinite(pooled).all()
     torch.testing.assert_close(pooled[1, :4], tokens[1].mean(0))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_dynamic_quantisation_of_all_linear_layers(model, inputs):
+    whole = {name: inputs[name] for name in ("input_ids", "attention_mask", "pixel_values")}
+    with torch.no_grad():
+        expected = model(**whole).cones
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        found = quantised(**whole).cones
+    for kind, cone in found.items():
+        assert (cone.axis * expected[kind].axis).sum(-1).min() > 0.99
+
+
+def test_towers_are_not_quantised_before_there_is_a_model(names):
+    with pytest.raises(ValueError, match="cannot be quantised before there is a CUE"):
+        CUEModel.from_encoders(text=names["text"], encoder_kwargs={"quantization_config": {"load_in_8bit": True}})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_texts_are_exported_with_any_number_and_length(model):
+    sizes = {0: torch.export.Dim("texts", min=2, max=64), 1: torch.export.Dim("tokens", min=2, max=30)}
+    given = {"input_ids": torch.randint(5, 30, (3, 6)), "attention_mask": torch.ones(3, 6, dtype=torch.long)}
+    exported = torch.export.export(model, (), given, dynamic_shapes=dict.fromkeys(given, sizes), strict=False).module()
+    more = {"input_ids": torch.randint(5, 30, (9, 11)), "attention_mask": torch.ones(9, 11, dtype=torch.long)}
+    with torch.no_grad():
+        torch.testing.assert_close(exported(**more)["text_embeds"], model(**more).text_embeds, atol=1e-5, rtol=1e-4)
+
+
+def test_signed_sqrt_of_the_features():
+    torch.manual_seed(0)
+    plain, rooted = (ProjectionHead(8, 4, 0, 0.0, 4, 1.0, True, signed_sqrt=on) for on in (False, True))
+    rooted.load_state_dict(plain.state_dict())
+    features = torch.randn(5, 8)
+    found = rooted(features.sign() * features.square()).axis
+    torch.testing.assert_close(found, plain(features).axis, atol=1e-3, rtol=0)

@@ -1,6 +1,8 @@
 """CUEProcessor: keys, shapes, prefixes, missing parts, and what it refuses."""
 
 import copy
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +10,15 @@ import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageColumn
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, CLIPImageProcessor, CLIPImageProcessorPil
+from transformers import (
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPImageProcessorPil,
+    WhisperFeatureExtractor,
+)
 
-from modeling_cue import CUEProcessor, processing_parts
+from modeling_cue import CUEModel, CUEProcessor, processing_parts
 from modeling_cue.media_files import MediaError
 from modeling_cue.processing_parts import PREFIX_HABITS
 
@@ -172,10 +180,56 @@ def test_options_of_the_tokenizer_reach_it(processor):
         CUEProcessor(num_frame=3)
 
 
-def test_a_tokenizer_without_a_length_is_cut_at_512(names):
-    processor = CUEProcessor.from_encoders(text=names["text"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "clip"])
+def test_texts_are_cut_where_the_places_of_their_tower_end(encoders, family, tmp_path):
+    shutil.copytree(encoders[family], tmp_path / "text")
+    path = tmp_path / "text" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": int(1e30)}))
+    names = {"text": str(tmp_path / "text")}
+    processor = CUEProcessor.from_encoders(**names)
+    ids = processor(text="a " * 900)["input_ids"]
+    model = CUEModel.from_encoders(**names, projection_dim=8).eval()
+    assert torch.isfinite(model.get_text_cones(input_ids=ids).radius).all()
+    longest = ids.shape[1]
+    with pytest.raises(ValueError, match=f"max_text_length={longest + 1} is not valid: the text tower has places for"):
+        CUEProcessor.from_encoders(**names, max_text_length=longest + 1)
+    with pytest.raises((IndexError, RuntimeError, ValueError)):
+        model.get_text_cones(input_ids=torch.cat([ids, ids[:, 1:2]], 1))
+
+
+def test_where_nothing_states_a_length_512_tokens_are_taken(names):
+    processor = CUEProcessor(CUEProcessor.from_encoders(text=names["text"]).tokenizer)
     processor.tokenizer.model_max_length = int(1e30)
     assert processor(text="a " * 900)["input_ids"].shape == (1, 512)
+    with pytest.raises(ValueError, match="max_text_length=2 is not valid; it must be 3 or more"):
+        CUEProcessor(processor.tokenizer, max_text_length=2)
+
+
+def test_empty_arrays_are_refused_as_empty_lists_are(processor):
+    for given in ({"images": np.zeros((0, 8, 8, 3), np.uint8)}, {"text": np.array([])}, {"audio": torch.zeros(0, 99)}):
+        with pytest.raises(ValueError, match="is an empty list: leave it out"):
+            processor(**given)
+
+
+def test_whisper_frames_do_not_depend_on_the_batch():
+    processor = CUEProcessor(feature_extractor=WhisperFeatureExtractor())
+    rng = np.random.default_rng(0)
+    short, long = (rng.normal(size=n).astype(np.float32) * 0.1 for n in (16000, 40000))
+    alone = processor(audio=short, sampling_rate=16000)["input_features"][0]
+    beside = processor(audio=[short, long], sampling_rate=16000)["input_features"][0]
+    assert torch.equal(beside[:, : alone.shape[1]], alone)
+
+
+def test_a_damaged_part_is_named(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    saved = json.loads(path.read_text())
+    for name in (None, "AutoModel"):
+        saved["parts"] = [*saved["parts"], "frame_image_processor"]
+        saved["frame_image_processor"] = {"image_processor_type": name}
+        path.write_text(json.dumps(saved))
+        with pytest.raises(ValueError, match="names no image processor"):
+            CUEProcessor.from_pretrained(tmp_path)
 
 
 def test_columns_tuples_and_lists_of_numbers(processor):

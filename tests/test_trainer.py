@@ -1,7 +1,9 @@
 """CUETrainer: it learns, logs every term, evaluates every pair, resumes, adapts, and stops at NaN by name."""
 
 import copy
+import dataclasses
 import json
+import pickle
 
 import pytest
 import torch
@@ -224,3 +226,10 @@ def test_one_process_uses_one_device(tmp_path, caplog):
     arguments._keep_to_one_device()
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
     assert "2 GPUs and one process, which uses the first of them: start with `accelerate launch`" in caplog.text
+
+
+def test_no_token_is_pickled_with_the_arguments(tmp_path):
+    arguments = CUETrainingArguments(output_dir=str(tmp_path), hub_token="hf_secret", use_cpu=True)
+    assert pickle.loads(pickle.dumps(arguments)).hub_token is None
+    for same in (copy.copy(arguments), copy.deepcopy(arguments), dataclasses.replace(arguments, seed=1)):
+        assert same.hub_token == "hf_secret"

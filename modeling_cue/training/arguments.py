@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -234,6 +235,20 @@ class CUETrainingArguments(TrainingArguments):
                 f"per_device_train_batch_size times the number of processes, {chunks}, such as {lower} or "
                 f"{lower + chunks}"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # `training_args.bin` is this object pickled, and it is pushed with the model: for all to read.
+        return self.__dict__ | {"hub_token": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = memo[id(self)] = object.__new__(type(self))
+        copied.__dict__.update(deepcopy(self.__dict__, memo))
+        return copied
+
+    def __copy__(self) -> Any:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def _keep_to_one_device(self) -> None:
         """One process that sees several GPUs uses the first: `DataParallel`, the Trainer's way, would cut batches

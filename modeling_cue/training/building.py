@@ -119,11 +119,6 @@ def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEMod
     if model.text_prefix is not None:
         settings["text_prefix"] = model.text_prefix
     if model.max_text_length is not None:
-        longest = getattr(cue.config.text_config, "max_position_embeddings", None)
-        if longest is not None and model.max_text_length > longest:
-            raise ValueError(
-                f"max_text_length={model.max_text_length} is not valid: the text tower has places for {longest} tokens"
-            )
         settings["max_text_length"] = model.max_text_length
     if model.pad_audio_to_30s:
         settings["audio_padding"] = "max_length"

@@ -18,8 +18,15 @@ from torch.utils.data import DataLoader
 from torch.utils.data.sampler import BatchSampler
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint, has_length, rotate_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    HubStrategy,
+    get_last_checkpoint,
+    has_length,
+    rotate_checkpoints,
+)
 
+from ..modeling_base import SENTENCE_TRANSFORMERS_FILES
 from ..saving import ASIDE, reach_the_disk, remove_empty, removed_if_it_fails, written_aside
 from .arguments import CUETrainingArguments
 from .gathering import together
@@ -143,8 +150,15 @@ class ResumableTrainer(Trainer):
             )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._aside:  # uploading goes on while training does: the folder must have its last name
-            super()._push_from_checkpoint(checkpoint_folder)
+        if self._aside:  # uploading goes on while training does: the folder must have its last name
+            return
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            # The Trainer takes configuration and weights along, not the code that they name.
+            for path in Path(checkpoint_folder).iterdir():
+                target = Path(str(self.args.output_dir)) / path.name
+                if path.suffix == ".py" or (path.name in SENTENCE_TRANSFORMERS_FILES and not target.exists()):
+                    shutil.copy(path, target)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))

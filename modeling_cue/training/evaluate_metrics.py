@@ -15,10 +15,10 @@ import evaluate
 import torch
 from datasets import Features, Sequence, Value
 
-from ..cones import Cone
+from ..cones import Cone, check_cone
 from .columns import padded
 from .metrics import composition_metrics, cone_metrics, retrieval_metrics
-from .relations import Embedded
+from .relations import KINDS, Embedded
 
 _CITATION = "CUE, the Universal Compositional Embedder: spherical cones for text, image, audio and video."
 _AXES = {"kind": Value("string"), "axis": Sequence(Value("float32")), "id": Value("int64")}
@@ -82,6 +82,10 @@ class ConeMetric(evaluate.Metric):
 
 def _by_kind(kind: Any, axis: Any, radius: Any, id: Any, *sets: Any) -> dict[str, Embedded]:
     cones = Cone(torch.tensor(axis, dtype=torch.float32), torch.tensor(radius, dtype=torch.float32))
+    check_cone(cones)  # vectors of another length would be ranked by it, and not by the cosine
+    known = (*KINDS, "parts_mean")
+    if unknown := sorted(set(kind) - set(known)):
+        raise ValueError(f"kind {unknown[0]!r} is not valid; it must be one of {', '.join(known)}")
     rows = Embedded(cones, torch.tensor(id), *(padded(column, 0) for column in sets))
     places: dict[str, list[int]] = {}
     for place, name in enumerate(kind):

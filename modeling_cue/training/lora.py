@@ -13,7 +13,10 @@ from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from ..modeling_cue import CUEModel
 
 # The projections of attention in every family of towers that has them, by the names their modules bear.
-ATTENTION = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "qkv", "in_proj_qkv", "Wqkv")
+ATTENTION = (
+    "q_proj", "k_proj", "v_proj", "query", "key", "value", "q", "k", "v", "qkv", "kv", "in_proj_qkv", "Wqkv",
+    "q_lin", "k_lin", "v_lin", "query_proj", "key_proj", "value_proj",
+)  # fmt: skip
 BASE_FOLDER = "base"
 
 
@@ -28,6 +31,14 @@ def add_lora(model: CUEModel, *, rank: int, alpha: int, dropout: float, base: st
     free = [m for m in model.towers if m not in model.frozen_modalities]
     if not free:
         raise ValueError("lora_rank is set but every tower is frozen: take a modality out of freeze")
+    for modality in free:
+        if not any(name.rpartition(".")[2] in ATTENTION for name, _ in model.towers[modality].named_modules()):
+            # peft would freeze it without a word, as long as another tower has adapters.
+            raise ValueError(
+                f"LoRA finds no attention to adapt in the {modality} tower, of family "
+                f"{model.config.tower_config(modality).model_type!r}: freeze it (--freeze {modality}), or train whole "
+                "towers (leave out lora_rank)"
+            )
     towers = "|".join(f"{modality}_tower" for modality in free)
     targets = rf"({towers})\..*\.({'|'.join(ATTENTION)})"
     whole = [

@@ -98,14 +98,14 @@ def write_card(folder: str | Path, data: ModelCardData, body: str, on_hub: str |
         whether the folder has the new card.
     """
     path = Path(folder) / FILE
-    here = path.read_text(encoding="utf-8") if path.is_file() else None
+    here = path.read_text(encoding="utf-8", errors="surrogateescape") if path.is_file() else None
     for text, place in ((here, str(path)), (on_hub, "the model card on the Hub")):
         if text is not None and is_edited(text):
             logger.warning(
                 "%s was edited, or is not of this training: it stays as it is, without the figures of this run; "
                 "delete it to get a new one", place,
             )  # fmt: skip
-            path.write_text(text, encoding="utf-8", newline="\n")
+            path.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
             return False
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(seal(f"---\n{data.to_yaml()}\n---\n\n{body}"), encoding="utf-8", newline="\n")
@@ -128,7 +128,7 @@ def is_edited(text: str) -> bool:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def hub_card(repo: str, revision: str | None, token: str | None) -> str | None:

@@ -66,8 +66,12 @@ class Run:
         if is_hub_id(start):
             return [start]
         path = Path(start).expanduser() / FILE
-        named = ModelCard.load(path, ignore_metadata_errors=True).data.base_model if path.is_file() else None
-        return [name for name in ([named] if isinstance(named, str) else named or []) if is_hub_id(name)]
+        try:
+            named = ModelCard.load(path, ignore_metadata_errors=True).data.base_model if path.is_file() else None
+        except Exception:  # somebody's own card may be anything, and hours of training are to be pushed
+            named = None
+        listed = named if isinstance(named, list) else [named]
+        return [name for name in listed if isinstance(name, str) and is_hub_id(name)]
 
     @property
     def dataset_id(self) -> str | None:

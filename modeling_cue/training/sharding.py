@@ -40,7 +40,9 @@ def prepare_for_fsdp(model: nn.Module, plugin: FullyShardedDataParallelPlugin, d
     # Weights are gathered in float32 and rounded by autocast, as without FSDP: a policy of bfloat16 would round the
     # learned scales and the cones too.
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
-    whole_texts(model)
+    for module in model.modules():
+        if isinstance(module, CUEModel):
+            module.text_chunks = 1  # how many chunks there are depends on the batch
     model.register_forward_pre_hook(lambda _, __, inputs: _check_alike(inputs, device), with_kwargs=True)
 
 
@@ -58,13 +60,6 @@ def layer_names(model: nn.Module) -> list[str]:
         if isinstance(inner, nn.ModuleList) and not name.endswith("conv_layers")
     ]
     return sorted({type(layer).__name__ for layers in lists for layer in layers})
-
-
-def whole_texts(model: nn.Module) -> None:
-    """Texts of a batch run through their tower all at once: how many chunks there are depends on the batch."""
-    for module in model.modules():
-        if isinstance(module, CUEModel):
-            module.text_chunks = 1
 
 
 @torch.no_grad()

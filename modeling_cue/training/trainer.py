@@ -24,7 +24,7 @@ from .losses import LossWeights, compute_losses, radius_alarm, total_loss
 from .metrics import compute_all
 from .pairs import CaptionPairs, GroupedByLength
 from .relations import MEDIA, Embedded
-from .sharding import equally_many, prepare_for_fsdp, under_own_class, whole_scales, whole_texts
+from .sharding import equally_many, prepare_for_fsdp, under_own_class, whole_scales
 from .streams import Strided
 
 
@@ -67,8 +67,6 @@ class CUETrainer(TrainerWithLightCheckpoints):
         whole: Any = self.model
         if self.is_fsdp_enabled:
             prepare_for_fsdp(whole, self.accelerator.state.fsdp_plugin, self.args.device)
-        if self.args.torch_compile:
-            whole_texts(whole)
         self._terms: dict[str, tuple[Tensor, int]] = {}  # the sum of each term since the last log, and of how many
         self._seen: dict[str, Embedded] = {}
         # Heads that have learned something, as those of a checkpoint, keep it.
