@@ -144,3 +144,29 @@ def test_spare_cores(monkeypatch):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert arguments.spare_cores(on_cpu) == spare
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"label_smoothing_factor": 0.1}, "no labels to smooth; leave it at 0.0"),
+        ({"remove_unused_columns": True}, "the collator needs every column"),
+        ({"bf16_full_eval": True}, "evaluation runs as training does: set bf16"),
+        ({"max_steps": 0}, "to evaluate without training, set num_train_epochs to 0"),
+        ({"metric_for_best_model": "loss"}, "evaluation measures no loss"),
+        ({"auto_find_batch_size": True, "contrastive_batch_size": 64}, "would make contrastive_batch_size smaller"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches=True"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches=True"),
+        ({"accelerator_config": {"even_batches": False}}, "even_batches=False"),
+    ],
+)
+def test_what_would_be_ignored_or_break_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        arguments.CUETrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)
+
+
+def test_what_is_better_lower_is_known(tmp_path):
+    for metric, higher in (("rsum", True), ("t2i_median_rank", False), ("containment_ece_p2c", False)):
+        found = arguments.CUETrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
+        assert found.greater_is_better is higher
+    assert found.accelerator_config.dispatch_batches is False

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from modeling_cue.training.data import load_rows
+from modeling_cue.training.draws import UNREAD
 from modeling_cue.training.pairs import CaptionPairs, CaptionStream, caption_pairs
 from modeling_cue.training.rows import BadRows
 from modeling_cue.training.streams import RowStream
@@ -184,3 +185,14 @@ def test_processes_share_each_batch_and_take_as_many_steps(load):
     counted = pairs_of(seen)
     assert set(counted) == set(ALL_PAIRS)
     assert sum(counted.values()) == 30
+
+
+def test_a_stream_that_goes_on_reads_nothing_of_what_is_skipped(load):
+    def items(unread):
+        stream = caption_pairs(load(streaming=True), 1)
+        stream.unread = unread
+        return list(stream)
+
+    whole, rest = items((0, 0)), items((2, 2))
+    assert [set(item) for item in rest[:4]] == [{UNREAD}] * 4
+    assert [item["draw"] for item in rest[4:]] == [item["draw"] for item in whole[4:]]

@@ -233,3 +233,14 @@ def test_no_token_is_pickled_with_the_arguments(tmp_path):
     assert pickle.loads(pickle.dumps(arguments)).hub_token is None
     for same in (copy.copy(arguments), copy.deepcopy(arguments), dataclasses.replace(arguments, seed=1)):
         assert same.hub_token == "hf_secret"
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_loading_processes_may_be_started_in_any_way(model, processor, tmp_path, context):
+    more = {"dataloader_num_workers": 1, "max_steps": 2}
+    losses = []
+    for given in ({}, {"dataloader_multiprocessing_context": context, "dataloader_persistent_workers": True}):
+        trainer = make_trainer(copy.deepcopy(model), processor, tmp_path, **more, **given)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == losses[1]

@@ -116,6 +116,12 @@ class ResumableTrainer(Trainer):
         for told in hearers:
             if hasattr(told, "set_epoch"):
                 told.set_epoch(kwargs["epoch"])
+        stream: Any = self.train_dataset
+        if hasattr(stream, "unread"):
+            # A stream is read again up to its place; what is decoded begins there.
+            resumed = kwargs["resume_from_checkpoint"] is not None and kwargs["epoch"] == kwargs["epochs_trained"]
+            batches = kwargs["steps_trained_in_current_epoch"] if resumed and not self.args.ignore_data_skip else 0
+            stream.unread = (batches, self._train_batch_size * self.args.world_size)
         super()._run_epoch(*args, **kwargs)
 
     # ------------------------------------------------------------------ saving

@@ -17,7 +17,7 @@ from ..media_video import load_video
 from ..processing_parts import ARGUMENTS
 from .columns import Columns, padded
 from .compounds import PICTURE, Part, Said, draw_compounds, own_sound
-from .draws import drawn_for
+from .draws import UNREAD, drawn_for
 from .features import FeatureStore, Place
 from .phrases import hash_id, normalise, split_phrases, words
 from .relations import MEDIA
@@ -110,6 +110,8 @@ class CUECollator:
         return any(modality in MEDIA and modality not in cached for modality in self.modalities)
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        if UNREAD in rows[0]:
+            return {}
         try:
             return self.batch(rows)
         except EveryRowBroken:

@@ -1,7 +1,9 @@
 """Rows of captions and undecoded media, from any source, in one form: id, caption (a list), image, audio, video."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +11,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, List, Value, concatenate_datasets
 
 from .row_forms import Numbering, content_id, dataset_of, row_form
-from .rows import MEDIA_FEATURES, BadRows, Columns, DataError, check_feature
+from .rows import MEDIA_FEATURES, BadRows, Columns, DataError, check_feature, media_id
 from .sources import DataSource, OpenedSource, open_source
 from .splits import (
     KNOWN_COUNTS,
@@ -74,8 +76,9 @@ def load_rows(
     Returns:
         A `datasets.Dataset`, or with `streaming` a torch iterable data set. Rows are dicts of id (str), caption (list
         of str, one or more), and image, audio and video where the source has them, as undecoded `datasets` values
-        {"bytes", "path"}. Rows of equal id are one sample. Without a column of ids, the id is the path of the row's
-        medium within the data, or the hash of its content.
+        {"bytes", "path"}. Rows of equal id are one sample; paired ones with the same media, as of a table with one
+        caption a row, become one row with the captions of all (but not in a stream). Without a column of ids, the id
+        is the path of the row's medium within the data, or the hash of its content.
 
     Raises:
         DataError: there is no such source, split or column; a split is empty; an image stands in two splits; counts
@@ -148,8 +151,10 @@ class _Table:
     def ids(self, dataset: Dataset, numbers: Sequence[int]) -> Iterator[str]:
         """The identity of each of these rows; "" where it has none."""
         if self.columns.id:
-            for value in _take(_column(dataset, self.columns.id), numbers):
-                yield "" if value is None else str(value)
+            column = _column(dataset, self.columns.id)
+            for start in range(0, len(numbers), CHUNK):
+                for value in _take(column, numbers[start : start + CHUNK]):
+                    yield "" if value is None else str(value)
             return
         media = [_column(dataset, column) for column in self.columns.media.values()]
         captions = None if self.paired or not self.columns.caption else _column(dataset, self.columns.caption)
@@ -193,6 +198,8 @@ class _Table:
             good.append(number)
         if not good:
             raise DataError(f"split {split!r} of {self.name} is empty: there is no row in it that can be used")
+        if self.paired:
+            good = self._merged(dataset, good, texts)
 
         features |= {m: MEDIA_FEATURES[m](decode=False) for m in sorted(written)}
         text = dataset_of(texts, features)
@@ -203,14 +210,31 @@ class _Table:
             parts.append(part if column == modality else part.rename_column(column, modality))
         return concatenate_datasets(parts, axis=1).select(good)
 
+    def _merged(self, dataset: Dataset, good: Sequence[int], texts: dict[str, list]) -> list[int]:
+        """Of rows with one id and the same media the first, which gets the captions of all."""
+        counts = Counter(texts["id"][number] for number in good)
+        if len(counts) == len(good):
+            return list(good)
+        media = [_column(dataset, column) for column in self.columns.media.values()]
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for number in good:
+            name = texts["id"][number]
+            alone = counts[name] == 1
+            same = [] if alone else [media_id(column[number].as_py(), self.opened.roots) for column in media]
+            groups.setdefault((name, *same), []).append(number)
+        for first, *others in groups.values():
+            texts["caption"][first] = [text for number in (first, *others) for text in texts["caption"][number]]
+        return [first for first, *_ in groups.values()]
+
     def _looked_at(self, dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Number and content of each row; of media only the path, and b"" in place of bytes."""
         captions = _column(dataset, self.columns.caption) if self.columns.caption else None
         media = {modality: _column(dataset, column) for modality, column in self.columns.media.items()}
+        ids = self.ids(dataset, numbers)
         for start in range(0, len(numbers), CHUNK):
             chunk = numbers[start : start + CHUNK]
-            looked = {
-                "id": self.ids(dataset, chunk),
+            looked: dict[str, Iterable[Any]] = {
+                "id": islice(ids, len(chunk)),
                 "caption": _take(captions, chunk) if captions else [None] * len(chunk),
             }
             looked |= {modality: _media(column, chunk) for modality, column in media.items()}
@@ -222,13 +246,24 @@ def _column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     return dataset.select_columns([name]).with_format("arrow")[:].column(name)
 
 
+def _piece(column: pa.ChunkedArray, numbers: Sequence[int]) -> tuple[pa.ChunkedArray, list[int]]:
+    """The part of a column that holds these rows, and their places in it: Arrow looks through all that it is given."""
+    if not len(numbers):
+        return column.slice(0, 0), []
+    first = min(numbers)
+    return column.slice(first, max(numbers) - first + 1), [number - first for number in numbers]
+
+
 def _take(column: pa.ChunkedArray, numbers: Sequence[int]) -> list[Any]:
-    return column.take(pa.array(numbers, pa.int64())).to_pylist()
+    piece, places = _piece(column, numbers)
+    return piece.take(pa.array(places, pa.int64())).to_pylist()
 
 
 def _media(column: pa.ChunkedArray, numbers: Sequence[int]) -> list[Any]:
     """Each medium as b"" where its bytes are there, else its path, or None."""
-    if not _has_bytes(column):
+    has_bytes = _has_bytes(column)
+    column, numbers = _piece(column, numbers)
+    if not has_bytes:
         return _take(pc.struct_field(column, "path") if pa.types.is_struct(column.type) else column, numbers)
     stored, paths = column, [None] * len(numbers)
     if pa.types.is_struct(column.type):

@@ -14,6 +14,7 @@ import torch
 
 from .phrases import hash_id
 
+UNREAD = "unread"  # the only key of an item whose batch will be skipped
 DRAW = "draw"  # the key under which an item carries its number
 
 
@@ -22,7 +23,7 @@ class Draws:
 
     def __init__(self, seed: int):
         self.seed = seed
-        self._epoch = multiprocessing.Value("q", 0)
+        self._epoch = multiprocessing.get_context("spawn").Value("q", 0)  # for workers started in any way
 
     @property
     def epoch(self) -> int:

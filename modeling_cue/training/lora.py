@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 
 from ..modeling_cue import CUEModel
+from .gathering import this_process, together
 
 # The projections of attention in every family of towers that has them, by the names their modules bear.
 ATTENTION = (
@@ -47,7 +48,7 @@ def add_lora(model: CUEModel, *, rank: int, alpha: int, dropout: float, base: st
         if not name.endswith("_tower") and any(weight.requires_grad for weight in part.parameters())
     ]
     # Under adapters no tower changes: one that is to be adapted can be named as well as a frozen one.
-    model.save_pretrained(base, towers=model.save_towers)
+    together(lambda: model.save_pretrained(base, towers=model.save_towers) if this_process()[0] == 0 else None)
     # In full: the adapter is loaded from other working directories too.
     model.name_or_path = str(Path(base).resolve())
     config = LoraConfig(

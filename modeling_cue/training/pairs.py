@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .draws import DRAW, Draws
+from .draws import DRAW, UNREAD, Draws
 from .streams import RowStream
 
 
@@ -51,7 +52,8 @@ class CaptionPairs(torch.utils.data.Dataset):
         # What comes from elsewhere need not be read.
         self.rows = rows if images is None else rows.remove_columns(["image"])
         self.every_caption, self.images = every_caption, images
-        counts = [len(captions) for captions in rows["caption"]]
+        captions = rows.select_columns(["caption"]).with_format("arrow")[:].column("caption")
+        counts = pc.list_value_length(captions).to_numpy()
         self._ends = np.cumsum(np.ones_like(counts) if every_caption else counts)
         self._draws = Draws(seed)
 
@@ -110,6 +112,7 @@ class CaptionStream(torch.utils.data.IterableDataset):
         self.rows = rows.shuffled(seed) if shuffle_buffer_size > 1 else rows
         self.every_caption, self.shuffle_buffer_size = every_caption, shuffle_buffer_size
         self._draws = Draws(seed)
+        self.unread = (0, 0)  # batches that nobody will read, and the items of each over all processes
 
     def set_epoch(self, epoch: int) -> None:
         """Another order and other draws for another epoch, the same in every process."""
@@ -117,6 +120,15 @@ class CaptionStream(torch.utils.data.IterableDataset):
         self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        # Worker processes take turns in making batches.
+        worker = torch.utils.data.get_worker_info()
+        workers, own = (worker.num_workers, worker.id) if worker else (1, 0)
+        batches, items = self.unread
+        unread = len(range(own, batches, workers)) * items
+        for number, item in enumerate(self._shuffled()):
+            yield {UNREAD: True} if number < unread else item
+
+    def _shuffled(self) -> Iterator[dict[str, Any]]:
         draw = random.Random(f"{self._draws.seed}:{self._draws.epoch}")
         buffer: list[dict[str, Any]] = []
         for item in self._items():

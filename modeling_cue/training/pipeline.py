@@ -19,6 +19,7 @@ from .collator import CUECollator
 from .data import load_rows
 from .demo import demo_report
 from .frozen import feature_stores
+from .gathering import together
 from .image_cache import ImageCache, build_image_cache
 from .lora import forget_adapter
 from .model_card_facts import Run
@@ -189,6 +190,11 @@ def _image_caches(
     if data.image_cache is None:
         return {}
     with_images = {s: rows for s, rows in splits.items() if isinstance(rows, Dataset) and "image" in rows.column_names}
+    if data.random_crop_scale < 1:
+        raise ValueError(
+            f"random_crop_scale={data.random_crop_scale}: the images of image_cache are cropped already; leave one of "
+            "them out"
+        )
     if not with_images:
         logger.warning("image_cache is not used: no image will be read, or they come as a stream")
     return {
@@ -234,14 +240,15 @@ def save_and_share(
     if trainer.is_world_process_zero() and not adapter:
         forget_adapter(folder, and_base=bool(model.lora_rank))
     trainer.save_model()
+    left_out = sum(together(lambda: rows.bad_rows.count))
     trainer.save_metrics("test" if any(k.startswith("test_") for k in metrics) else "eval", metrics)
     if not trainer.is_world_process_zero():
         return
     prefix = "test_" if any(k.startswith("test_") for k in metrics) else "eval_"
     table = {k.removeprefix(prefix): v for k, v in metrics.items() if isinstance(v, float) and math.isfinite(v)}
     print(format_table(table))
-    if rows.bad_rows.count:
-        print(f"broken rows left out: {rows.bad_rows.count}")
+    if left_out:
+        print(f"broken rows left out: {left_out}")
     print(f"results:  {folder / 'all_results.json'}\nmodel:    {folder}")
     splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     counts = {split: len(found) for split, found in splits.items() if isinstance(found, Dataset)}

@@ -49,7 +49,7 @@ class BadRows:
         if policy not in ("raise", "skip"):
             raise ValueError(f"on_bad_row={policy!r} is not valid; it must be raise or skip")
         self.policy = policy
-        self._count = multiprocessing.Value("q", 0)
+        self._count = multiprocessing.get_context("spawn").Value("q", 0)  # for workers started in any way
 
     @property
     def count(self) -> int:

@@ -119,6 +119,7 @@ class CUETrainer(TrainerWithLightCheckpoints):
             self._start_radii()
             return loss
         model.train()
+        self._tell_optimizer("train")
         steps = self.current_gradient_accumulation_steps
 
         def embed(chunk: Mapping[str, Any]) -> tuple[dict[str, Embedded], Scalars]:
@@ -231,6 +232,12 @@ class CUETrainer(TrainerWithLightCheckpoints):
         if features is not None and model is None:  # under FSDP no process has whole towers to compare
             features.check_towers(self.model)
 
+    def _tell_optimizer(self, mode: str) -> None:
+        """As `Trainer` does: optimisers without a schedule train other weights than they evaluate."""
+        change = getattr(self.optimizer, mode, None)
+        if callable(change):
+            change()
+
     # ------------------------------------------------------------------ data
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -245,6 +252,11 @@ class CUETrainer(TrainerWithLightCheckpoints):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Every process gets every n-th row, as many batches as the others; repeated rows are counted once later."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(dataset, str):  # `Trainer` names one of several
+            several: Any = self.eval_dataset
+            dataset = several[dataset]
+        if dataset is None:
+            raise ValueError("there is nothing to evaluate on: give an eval_dataset, or set eval_strategy to no")
         sampler: Any
         rows: Any
         workers = self.args.dataloader_num_workers or 0
@@ -261,6 +273,7 @@ class CUETrainer(TrainerWithLightCheckpoints):
             sampler=sampler,
             collate_fn=self.eval_collator,
             num_workers=workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
             pin_memory=self.args.dataloader_pin_memory,
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
@@ -277,6 +290,7 @@ class CUETrainer(TrainerWithLightCheckpoints):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Embeds all rows of all processes and measures retrieval and cones; there is no evaluation loss."""
+        self._tell_optimizer("eval")
         batches: Any = dataloader
         if self.is_fsdp_enabled and isinstance(dataloader.dataset, IterableDataset):
             batches = equally_many(dataloader, self.args.device)
