@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from modeling_cue.training.building import build_model
-from modeling_cue.training.parsing import is_demo, parse_arguments
+from modeling_cue.training.parsing import is_demo, parse_arguments, plain_errors
 from modeling_cue.training.pipeline import (
     announce,
     build_trainer,
@@ -28,7 +28,7 @@ DEMO = str(Path(__file__).parent / "configs" / "demo.yaml")
 def main(argv: list[str]) -> dict[str, float]:
     # 1. Arguments: a YAML file, and flags over it.
     command = argv
-    if is_demo(argv):
+    if is_demo(argv) and not {"-h", "--help"} & set(argv):  # which shows the defaults, not those of the demo
         argv = [DEMO, *argv]
     model_args, data_args, training_args = parse_arguments(argv)
     announce(argv, training_args)
@@ -54,4 +54,5 @@ def main(argv: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with plain_errors():
+        main(sys.argv[1:])

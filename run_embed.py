@@ -9,7 +9,7 @@ import sys
 
 from modeling_cue.training.embed import embed, finish, load_model, load_source, open_store, start
 from modeling_cue.training.embed_store import Totals
-from modeling_cue.training.parsing import parse_embed_arguments
+from modeling_cue.training.parsing import parse_embed_arguments, plain_errors
 
 
 def main(argv: list[str]) -> Totals | None:
@@ -36,4 +36,5 @@ def main(argv: list[str]) -> Totals | None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with plain_errors():
+        main(sys.argv[1:])

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Draws docs/cones.png: five concepts as cones on the sphere, with a join and a compound. Needs matplotlib."""
 
+import argparse
 import math
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -76,4 +76,6 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "cones.png")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", nargs="?", type=Path, default=Path(__file__).parent / "cones.png")
+    main(parser.parse_args().path)

@@ -60,7 +60,10 @@ class CompositionLayer(nn.Module):
         cones = cones.to(wide_dtype(cones.axis, cones.radius))
         axis, radius = cones.axis, cones.radius
         if axis.ndim != 3:
-            raise ValueError(f"compose takes cones of shape (B, K), D apart; got {tuple(axis.shape)} axes")
+            raise ValueError(
+                f"compose takes a list of cones (B,), one for each part, or cones of shape (B, K); got shape "
+                f"{tuple(radius.shape)}: give compose([a, b]), or Cone.stack([a, b], dim=1)"
+            )
         if axis.shape[-1] != self.shift.out_features:
             raise ValueError(
                 f"the cones have {axis.shape[-1]} dimensions, this layer composes cones of {self.shift.out_features}: "

@@ -267,6 +267,8 @@ def join_many(cones: Cone, steps: int = 32) -> Cone:
     Raises:
         ValueError: no batch dimension, or no cone along it.
     """
+    if not isinstance(cones, Cone):
+        raise TypeError("join_many takes one Cone of shape (..., K): give Cone.stack(cones)")
     if not cones.shape or not cones.shape[-1]:
         raise ValueError(
             f"join_many joins along the last batch dimension, but the batch shape is {tuple(cones.shape)}; "

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .index_vectors import FlatVectors, containment_queries, cosine_queries, sla
 # Pairs judged at once, always a multiple of `_EVEN`: in torch the last bit of an arctangent depends on whether
 # its place is in a full vector of the processor, and an answer must not hang on what else is asked.
 _PAIRS, _EVEN = 2**14, 64
+SHOWN = 5  # hits that are printed
 # Candidates beyond k: rounding may have put a neighbour a few places too low.
 _MORE = 16
 # Which query (M,) and which position in the index (M,).
@@ -41,6 +42,11 @@ class Hits:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        found = zip(self.ids, self.scores.tolist(), self.margins.tolist(), strict=True)
+        shown = [f"{name!r} {score:.3f} (margin {margin:+.2f})" for name, score, margin in islice(found, SHOWN)]
+        return f"Hits({len(self)}: {', '.join(shown)}{', ...' if len(self) > SHOWN else ''})"
 
     @property
     def ids(self) -> list:

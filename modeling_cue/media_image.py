@@ -45,7 +45,10 @@ def _read_image(source: Any, name: str, draft_edge: int = 0) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise MediaError(f"{name} is too large to be decoded safely: shrink it ({error})") from error
     except UnidentifiedImageError as error:  # what Pillow says of it is where an object lies in memory
-        raise MediaError(f"{name} is no image that can be read, or is cut off: replace it") from error
+        raise MediaError(
+            f"{name} is no image that can be read: it is damaged, cut off, or in a format that Pillow does not know "
+            "(HEIC needs pillow-heif): replace or convert it"
+        ) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise MediaError(f"{name} is no image that can be read, or is cut off: replace it ({error})") from error
 

@@ -1,6 +1,6 @@
 """CUEModel: towers, heads and the compositional layer as one Hugging Face model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import combinations
 from typing import Any
@@ -116,7 +116,10 @@ class CUEModel(CUETowers):
                 configuration does not have.
         """
         if unknown := sorted(config_fields.keys() - cls.config_class.__dataclass_fields__.keys()):
-            raise TypeError(f"CUEConfig has no field {', '.join(unknown)}: look at its documentation for their names")
+            raise TypeError(
+                f"CUEConfig has no field {', '.join(unknown)}: look at its documentation for their names; what "
+                "prepares input, such as text_prefix and whole_image, belongs to CUEProcessor.from_encoders"
+            )
         shared = video is not None and video in ("image", image)
         if shared and image is None:
             raise ValueError("video='image' needs an image encoder: give image=..., or a tower of its own for video")
@@ -202,9 +205,12 @@ class CUEModel(CUETowers):
         """Unit axes (N, D) of video; see `get_video_cones`."""
         return self.get_video_cones(**inputs).axis
 
-    def compose(self, cones: Cone, mask: Tensor | None = None) -> Cone:
-        """One compound (B,) out of parts (B, K) of any modalities; see [`CompositionLayer`]."""
-        return self.composition(cones, mask)
+    def compose(self, cones: Cone | Sequence[Cone], mask: Tensor | None = None) -> Cone:
+        """One compound (B,) out of parts of any modalities: K cones (B,) in a list, or cones of shape (B, K).
+
+        See [`CompositionLayer`] for `mask` and what is raised.
+        """
+        return self.composition(cones if isinstance(cones, Cone) else Cone.stack(list(cones), dim=1), mask)
 
     def forward(
         self,

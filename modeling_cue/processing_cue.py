@@ -176,7 +176,10 @@ class CUEProcessor(ProcessorMixin):
                 media. TypeError: an unknown option.
         """
         if unknown := sorted(text_options.keys() - set(TEXT_OPTIONS)):
-            raise TypeError(f"CUEProcessor takes no {', '.join(unknown)}; beside inputs: {', '.join(TEXT_OPTIONS)}")
+            raise TypeError(
+                f"CUEProcessor takes no {', '.join(unknown)}; it takes text, images, audio, videos, sampling_rate, "
+                f"return_tensors, do_normalize, and of the tokenizer's options {', '.join(TEXT_OPTIONS)}"
+            )
         if return_tensors != "pt":
             raise ValueError(f"return_tensors={return_tensors!r} is not valid; CUE is a torch model: use 'pt'")
         given = {"text": text, "images": images, "audio": audio, "videos": videos}

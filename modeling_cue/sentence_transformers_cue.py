@@ -4,12 +4,14 @@ It travels with every checkpoint, beside the `modules.json` that names it; only 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
+from .media_files import MODALITY_OF_SUFFIX, MediaError
 from .processing_parts import ARGUMENTS
 from .tower_sources import public_sources
 
@@ -81,6 +83,8 @@ class CUESentenceModule(InputModule):
         modality = infer_batch_modality(inputs, supported_modalities=self.modalities)
         if modality not in self.modalities:
             raise_unsupported_modality_error(inputs, modality, self.modalities, "CUE")
+        if modality == "text":
+            _check_no_lost_file(inputs)
         values = [_value(one, str(modality)) for one in inputs]
         if modality == "text" and prompt:
             values = [prompt + text for text in values]
@@ -139,6 +143,14 @@ class CUESentenceModule(InputModule):
         model = AutoModel.from_pretrained(model_name_or_path, **options | (model_kwargs or {}))
         processor = AutoProcessor.from_pretrained(model_name_or_path, **options | (processor_kwargs or {}))
         return cls(model.eval(), processor)
+
+
+def _check_no_lost_file(texts: Sequence[Any]) -> None:
+    """Refuses the name of a file that is not there: one that is was taken for what it holds."""
+    for text in texts:
+        suffix = Path(text).suffix.lower() if isinstance(text, str) and len(text.split()) == 1 else ""
+        if MODALITY_OF_SUFFIX.get(suffix, "text") != "text":
+            raise MediaError(f"there is no file {text!r}: look at the path, or give {{'text': ...}} to embed its name")
 
 
 def _value(sample: Any, modality: str) -> Any:

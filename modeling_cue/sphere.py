@@ -38,6 +38,8 @@ def _accurate_dtype(device: torch.device) -> torch.dtype:
 
 def _check_vectors(name: str, a: Tensor, b: Tensor, least: int) -> None:
     for x in (a, b):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} takes unit vectors as tensors, got {type(x).__name__}: of a cone, give its axis")
         if x.ndim < least or not x.is_floating_point():
             shape = "(..., N, D)" if least == 2 else "(..., D)"
             raise ValueError(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from modeling_cue.training import arguments
-from modeling_cue.training.parsing import is_demo, parse_arguments
+from modeling_cue.training.parsing import ArgumentsError, is_demo, parse_arguments, plain_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -170,3 +170,26 @@ def test_what_is_better_lower_is_known(tmp_path):
         found = arguments.CUETrainingArguments(output_dir=str(tmp_path), use_cpu=True, metric_for_best_model=metric)
         assert found.greater_is_better is higher
     assert found.accelerator_config.dispatch_batches is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--freze", "text"], "no flag is called '--freze'; did you mean --freeze"),
+        (["--epochs", "3"], "no flag is called '--epochs'; did you mean --num_train_epochs?"),
+        (["--batch-size=3"], "did you mean --per_device_train_batch_size?"),
+        (["--seed", "1", "configs/demo.yaml"], "the configuration file comes first: run_contrastive.py configs/demo"),
+        (["--seed", "1", "2"], "nothing is asked for by '2'"),
+    ],
+)
+def test_a_flag_that_nobody_knows_is_named_with_the_nearest(flags, message):
+    with pytest.raises(ArgumentsError, match=message):
+        parse_arguments(["--bf16", "false", *flags])
+
+
+def test_mistakes_end_a_script_without_a_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_contrastive.py"])
+    with pytest.raises(SystemExit, match="run_contrastive.py: no flag is called '--lrr'"), plain_errors():
+        parse_arguments(["--lrr", "1"])
+    with pytest.raises(ZeroDivisionError), plain_errors():
+        raise ZeroDivisionError  # what is no mistake of the user's keeps its traceback

@@ -583,3 +583,13 @@ def test_shared_data(load, request, name, media, captions, streaming):
     assert all(row["image"]["bytes"][:2] == b"\xff\xd8" for row in found)
     with PILImage.open(io.BytesIO(found[0]["image"]["bytes"])) as image:
         assert np.asarray(image).std() > 0
+
+
+def test_a_list_that_was_written_as_text_is_refused(tmp_path):
+    write_images(tmp_path, (1, 2))
+    lines = [("1.jpg", str(["a dog", "the dog"])), ("2.jpg", "[sic] a cat")]
+    path = write_table(tmp_path / "captions.csv", ("image", "caption"), lines)
+    with pytest.raises(BadRowError, match="caption 1 of 1 is a list written as text: save lists as parquet"):
+        load_rows(str(path), "train")
+    rows = load_rows(str(path), "train", bad_rows=BadRows("skip"))
+    assert rows[0]["caption"] == ["[sic] a cat"]

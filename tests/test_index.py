@@ -442,3 +442,11 @@ def test_nothing_is_added_by_an_empty_batch_and_dicts_may_differ():
     (hits,) = index.nearest(Cone(torch.eye(4)[1:2], torch.ones(1)), k=2)
     assert hits.ids[0] == "b"
     assert hits.metadata("x", "y") == {"x": [None, 1], "y": [2, None]}
+
+
+def test_hits_print_what_was_found():
+    index = CUEIndex(8)
+    index.add(Cone(torch.eye(8), torch.full((8,), 0.2)), [f"item {n}" for n in range(8)])
+    (hits,) = index.nearest(Cone(torch.eye(8)[:1], torch.tensor([0.5])), k=6)
+    assert repr(hits).startswith("Hits(6: 'item 0' 1.000 (margin +0.30), 'item 1' 0.000")
+    assert repr(hits).endswith(", ...)")

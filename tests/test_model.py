@@ -455,3 +455,13 @@ def test_signed_sqrt_of_the_features():
     features = torch.randn(5, 8)
     found = rooted(features.sign() * features.square()).axis
     torch.testing.assert_close(found, plain(features).axis, atol=1e-3, rtol=0)
+
+
+def test_compose_takes_a_list_of_parts(model, inputs):
+    with torch.no_grad():
+        cones = model(**inputs).cones
+        listed = model.compose([cones["text"], cones["image"]])
+        stacked = model.compose(Cone.stack([cones["text"], cones["image"]], dim=1))
+        assert torch.equal(listed.axis, stacked.axis)
+        with pytest.raises(ValueError, match=r"compose takes a list of cones \(B,\)"):
+            model.compose(cones["text"])

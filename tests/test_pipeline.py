@@ -12,7 +12,7 @@ from modeling_cue.training.building import build_model
 from modeling_cue.training.feature_files import FeatureCacheError
 from modeling_cue.training.frozen import cache_folder
 from modeling_cue.training.parsing import parse_arguments
-from modeling_cue.training.pipeline import build_trainer, load_data
+from modeling_cue.training.pipeline import announce, build_trainer, load_data
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_checkpoint_decides_on_its_shape(folder, names, model, processor, tmp_
     processor.save_pretrained(output / "cue")
     flags = ("--model_name_or_path", output / "cue", "--projection_dim", "99", "--freeze", "text")
     assert steps(folder, output / "out", *flags).model.config.projection_dim == 16
-    assert "the checkpoint decides, in place of projection_dim" in caplog.text
+    assert "the checkpoint that model_name_or_path names decides: projection_dim" in caplog.text
     for name, reason in ((names["text"], "is no CUE: name it as an encoder"), ("/no/where", "could not be loaded")):
         with pytest.raises(ValueError, match=f"model_name_or_path={name!r} {reason}"):
             steps(folder, output / "out", "--model_name_or_path", name)
@@ -211,3 +211,19 @@ def test_training_sees_random_parts_of_images_and_evaluation_the_whole(folder, e
     cached = [*flags, "--freeze", "image", "--feature_cache", tmp_path / "features"]
     with pytest.raises(ValueError, match="random_crop_scale=0.3: the features of the frozen image tower are cached"):
         steps(folder, tmp_path / "other", *cached)
+
+
+def test_an_earlier_run_and_a_split_that_is_trained_on_are_warned_of(folder, names, tmp_path, caplog):
+    flags = ["--dataset_name", str(folder), "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    flags += ["--text_encoder", names["text"], "--image_encoder", names["image"]]
+    (tmp_path / "run.json").write_text("{}")
+    model, data, training = parse_arguments([*flags, "--validation_split", "none", "--test_split", "train"])
+    announce(flags, training)
+    assert "holds an earlier run, which this one replaces" in caplog.text
+    load_data(data, model)
+    assert "the split 'train' is trained on and evaluated on" in caplog.text
+    caplog.clear()
+    model, data, training = parse_arguments([*flags, "--resume_from_checkpoint", "last"])
+    announce(flags, training)
+    load_data(data, model)
+    assert not caplog.text

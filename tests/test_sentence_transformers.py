@@ -252,3 +252,10 @@ def test_what_a_cue_cannot_do_is_named(saved, options, message):
 def test_code_of_a_folder_runs_only_where_it_is_trusted(saved):
     with pytest.raises(ValueError, match="trust_remote_code=True"):
         sentence_transformers.SentenceTransformer(str(saved), device="cpu")
+
+
+def test_a_path_that_leads_nowhere_is_not_embedded_as_a_name(saved):
+    model = sentence_transformers.SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
+    with pytest.raises(ValueError, match="there is no file 'photos/p99.jpg'"):
+        model.encode(["photos/p99.jpg"])
+    assert model.encode([{"text": "photos/p99.jpg"}, "see photos/p99.jpg", "e.g."]).shape[0] == 3

@@ -8,7 +8,7 @@ import torch
 from scipy.special import betainc
 from torch.nn.functional import normalize
 
-from modeling_cue import sphere
+from modeling_cue import Cone, join_many, sphere
 from modeling_cue.sphere import angle, between, cap_log_share, pairwise_angle
 
 DTYPES = [torch.float32, torch.float64]
@@ -253,3 +253,14 @@ def test_there_is_no_arccosine_and_no_import_but_torch():
             line.split()[1].split(".")[0] for line in source.splitlines() if line.startswith(("import ", "from "))
         }
         assert imports - {""} <= {"torch", "math", "collections", "contextlib", "dataclasses", "functools", "typing"}
+
+
+@pytest.mark.parametrize("function", [angle, pairwise_angle])
+def test_cones_are_told_from_vectors(function):
+    cone = Cone(torch.eye(3), torch.ones(3))
+    with pytest.raises(
+        TypeError, match=f"{function.__name__} takes unit vectors as tensors, got Cone: of a cone, give"
+    ):
+        function(cone, cone)
+    with pytest.raises(TypeError, match=r"give Cone.stack\(cones\)"):
+        join_many([cone, cone])

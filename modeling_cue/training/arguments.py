@@ -180,6 +180,9 @@ class CUETrainingArguments(TrainingArguments):
         choices=ORDERS,
     )
 
+    resume_from_checkpoint: str | None = flag(
+        None, "Go on from a checkpoint: its folder, or last, the newest in output_dir."
+    )
     save_towers: str = flag(
         "whole",
         "What checkpoints and the model hold of frozen towers: whole; or reference: their names, revisions and "

@@ -95,7 +95,7 @@ def _from_checkpoint(name: str, model: ModelArguments) -> tuple[CUEModel, CUEPro
     plain = ModelArguments()
     shaping = [f.name for f in fields(model) if f.name not in OF_A_CHECKPOINT]
     if given := [field for field in shaping if getattr(model, field) != getattr(plain, field)]:
-        logger.warning("model_name_or_path is set: the checkpoint decides, in place of %s", ", ".join(given))
+        logger.warning("ignored, as the checkpoint that model_name_or_path names decides: %s", ", ".join(given))
     load = load_lora if is_adapter(name) else CUEModel.from_pretrained
     cue = load(name, attn_implementation=model.attn_implementation, dtype=torch.float32)
     return cue, CUEProcessor.from_pretrained(name)

@@ -1,7 +1,9 @@
 """The command line and the YAML file of a script, as its arguments; what cannot be right is refused here."""
 
 import difflib
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import UnionType
@@ -12,10 +14,14 @@ from transformers import HfArgumentParser
 from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from ..encoders import MODALITIES
+from ..media_files import MediaError
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
 from .embed_arguments import EmbedArguments
+from .rows import DataError
 
 ARGUMENTS = (ModelArguments, DataArguments, CUETrainingArguments)
+# Names that other trainers have for arguments of `TrainingArguments`.
+USUAL_NAMES = {"epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size", "lr": "learning_rate"}
 SCRIPTS = {"run_contrastive.py": ARGUMENTS, "run_embed.py": (EmbedArguments,)}
 
 
@@ -26,32 +32,77 @@ def is_demo(argv: Sequence[str]) -> bool:
     return not any(flag.split("=")[0].replace("-", "_") == "__dataset_name" for flag in argv)
 
 
+class ArgumentsError(ValueError):
+    """Arguments that cannot be right; the message says what to change."""
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Ends a script at a mistake in its arguments, data or media with what is wrong, without a traceback."""
+    try:
+        yield
+    except (ArgumentsError, DataError, MediaError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
 def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, CUETrainingArguments]:
     """Arguments from `[CONFIG.yaml] [--flag value ...]`; flags win over the file. `none` in the file is YAML's null.
 
     Raises:
-        ValueError: a file that is not there or not YAML, a key that no argument has, a value out of range.
+        ArgumentsError: a file that is not there or not YAML, a key or flag that no argument has, a value out of range.
     """
-    model, data, training = _parse(argv, "run_contrastive.py", "Trains a CUE")
-    _check(model, data, training)
+    with _as_arguments_errors():
+        model, data, training = _parse(argv, "run_contrastive.py", "Trains a CUE")
+        _check(model, data, training)
     return model, data, training
 
 
 def parse_embed_arguments(argv: Sequence[str]) -> EmbedArguments:
     """As `parse_arguments`, for `run_embed.py`."""
-    (arguments,) = _parse(argv, "run_embed.py", "Embeds a data set")
+    with _as_arguments_errors():
+        (arguments,) = _parse(argv, "run_embed.py", "Embeds a data set")
     return arguments
+
+
+@contextmanager
+def _as_arguments_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ArgumentsError(str(error)) from error
 
 
 def _parse(argv: Sequence[str], script: str, what: str) -> tuple[Any, ...]:
     parser = HfArgumentParser(
         SCRIPTS[script],  # type: ignore[arg-type]
-        description=f"{what}: {script} [CONFIG.yaml] [--flag value ...]",
+        description=what,
+        usage=f"{script} [CONFIG.yaml] [--flag value ...]; {script} --help lists all flags",
     )  # type: ignore[arg-type]
     flags = list(argv)
     if flags and not flags[0].startswith("-"):
         parser.set_defaults(**read_yaml(Path(flags.pop(0)), script))
-    return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+    *arguments, unknown = parser.parse_args_into_dataclasses(
+        flags, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        raise ValueError(_unknown_flag(unknown[0], script))
+    return tuple(arguments)
+
+
+def _unknown_flag(flag: str, script: str) -> str:
+    if flag.endswith((".yaml", ".yml")):
+        return f"the configuration file comes first: {script} {flag} [--flag value ...]"
+    if not flag.startswith("-"):
+        return f"nothing is asked for by {flag!r}: arguments are given as --flag value"
+    return f"no flag is called {flag!r}{_nearest(flag.lstrip('-').split('=')[0].replace('-', '_'), script, '--')}"
+
+
+def _nearest(name: str, script: str, mark: str = "") -> str:
+    known = [f.name for kind in SCRIPTS[script] for f in fields(kind) if f.init]
+    near = [USUAL_NAMES[name]] if name in USUAL_NAMES else difflib.get_close_matches(name, known, n=3)
+    if not near:
+        return f"; {script} --help lists them all"
+    return f"; did you mean {' or '.join(mark + one for one in near)}?"
 
 
 def read_yaml(path: Path, script: str = "run_contrastive.py") -> dict[str, Any]:
@@ -72,9 +123,7 @@ def read_yaml(path: Path, script: str = "run_contrastive.py") -> dict[str, Any]:
     hints = {name: hint for kind in SCRIPTS[script] for name, hint in get_type_hints(kind).items()}
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else f"; {script} --help lists them all"
-            raise ValueError(f"{path}: no argument is called {key!r}{hint}")
+            raise ValueError(f"{path}: no argument is called {key!r}{_nearest(str(key), script)}")
         # Words and numbers are the parser's to judge; what is nothing, a list or a mapping never reaches it.
         kind, allowed = type(values[key]), _kinds(hints[key])
         if list in allowed:

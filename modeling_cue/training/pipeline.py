@@ -27,9 +27,10 @@ from .pairs import CaptionPairs, caption_pairs
 from .relations import LETTERS, MEDIA
 from .report import format_table
 from .rows import BadRows
-from .run_record import describe_rows
+from .run_record import FILE, describe_rows
 from .scenes import SCENES, make_scenes
 from .sources import data_source
+from .splits import split_name
 from .trainer import CUETrainer
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,14 @@ def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
         print(
             "This is the demo; on Flickr30k: accelerate launch run_contrastive.py configs/flickr30k.yaml", flush=True
         )
-    configuration = "by default" if argv[0].startswith("-") else argv[0]
-    print(f"configuration {configuration}, results in {training.output_dir}", flush=True)
+    configuration = "built-in defaults" if argv[0].startswith("-") else argv[0]
+    print(f"configuration: {configuration}; results go to {training.output_dir}", flush=True)
+    if (Path(str(training.output_dir)) / FILE).is_file() and not training.resume_from_checkpoint:
+        logger.warning(
+            "%s holds an earlier run, which this one replaces: its checkpoints, model and results. To keep them, stop "
+            "and name another folder (--output_dir DIR); to go on from its newest checkpoint, add "
+            "--resume_from_checkpoint last", training.output_dir,
+        )  # fmt: skip
 
 
 # ---------------------------------------------------------------------- data
@@ -68,6 +75,11 @@ def load_data(data: DataArguments, model: ModelArguments) -> Data:
     bad_rows = BadRows(data.on_bad_row)
     limits = {"train": data.max_train_samples, "validation": data.max_eval_samples, "test": data.max_eval_samples}
     names = {"train": data.train_split, "validation": data.validation_split, "test": data.test_split}
+    measured = {split_name(str(name)) for split, name in names.items() if split != "train" and name is not None}
+    if split_name(str(names["train"])) in measured:
+        logger.warning(
+            "the split %r is trained on and evaluated on: its figures say nothing about new data", data.train_split
+        )
     rows: dict[str, Any] = {}
     for split, limit in limits.items():
         name = names[split]

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 MEDIA_FEATURES = {"image": Image, "audio": Audio, "video": Video}
 BYTES_OR_PATH = ("string", "large_string", "binary", "large_binary")
+# What a table of text makes of a list of captions.
+LIST_AS_TEXT = re.compile(r"""[\[(]\s*(?P<mark>["']).*(?P=mark)\s*,?\s*[\])]""", re.DOTALL)
 # Names that a column is known by, the most telling first.
 COLUMN_NAMES = {
     "id": ("img_id", "image_id", "imgid", "cocoid", "id", "filename", "file_name"),
@@ -178,6 +180,11 @@ def captions_of(value: Any) -> list[str]:
             raise ValueError(f"caption {number} of {len(captions)} is of type {type(caption).__name__}, not text")
         if not (caption and caption.strip()):
             raise ValueError(f"caption {number} of {len(captions)} is empty")
+        if LIST_AS_TEXT.fullmatch(caption.strip()):
+            raise ValueError(
+                f"caption {number} of {len(captions)} is a list written as text: save lists as parquet or jsonl, or "
+                "one caption a row"
+            )
     return list(captions)
 
 

@@ -77,8 +77,9 @@ def find_split(present: Iterable[str], split: str, source: str) -> str:
     for name in [*(n for n in names if n == split), *(n for n in names if split_name(n) == split_name(split))]:
         return name
     raise DataError(
-        f"{source} has no split {split!r}; it has: {', '.join(names)}. Name one of these; in training, "
-        "splits can also be made by their numbers of images, split_sizes=(validation, test) (--split_sizes N N)"
+        f"{source} has no split {split!r}; it has: {', '.join(names)}. Name one of these; in training, cut "
+        "it by numbers of images, split_sizes=(validation, test) (--split_sizes N N), or do without the split "
+        "(--validation_split none --test_split none)"
     )
 
 
