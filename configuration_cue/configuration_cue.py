@@ -44,7 +44,7 @@ class CUEConfig(PreTrainedConfig):
             Outside training, features of an image are the mean over it and its mirror image (Krizhevsky et al.,
             NeurIPS 2012, average predictions so), at twice the tower's cost.
         crop_audio (`bool`, defaults to `True`):
-            Whisper runs over real frames only. `False` gives the padded 30 s behaviour of the original back.
+            Whisper runs over real frames only. `False` restores the original behaviour: every clip is padded to 30 s.
         num_frames (`int`, defaults to 8): Frames that a video is sampled to; those of a tower of whole clips.
         composition_layers (`int`, defaults to 2), composition_heads (`int`, defaults to 4),
         composition_dim (`int`, defaults to 256): Shape of the set encoder in the composition layer.

@@ -4,10 +4,10 @@ The space is the unit sphere S^{D-1} of R^D with the angle as its distance. A co
 of all unit vectors within `radius` of a unit vector `axis`. Wide is general, narrow is specific; "is a" is
 containment; a radius of 0 is one direction, pi the whole sphere. Cones are ordered by inclusion, and for two of them
 whether one contains the other, or meets it, follows from three numbers: the two radii and the angle between the axes.
-Cones are no lattice of sets: unions and intersections of cones are no cones, so `join` is the smallest cone round
-both, `meet` the largest inside both, `meet_hull` the smallest round the intersection. An empty set has no axis: what
-may be empty is flagged in `Cone.empty`, and everything here that speaks of sets heeds the flag; margins and
-probabilities are geometry and read axis and radius alone.
+Cones do not form a lattice of sets: a union or an intersection of cones is in general not a cone. So `join` is the
+smallest round both, `meet` the largest inside both, `meet_hull` the smallest round the intersection. An empty set has
+no axis: what may be empty is flagged in `Cone.empty`, and everything here that speaks of sets heeds the flag; margins
+and probabilities are geometry and read axis and radius alone.
 
 Every function is pure, broadcasts over batch dimensions, computes in float32 or better whatever the autocast (half
 precision comes back as float32) and has finite gradients. Two batches of cones that broadcast are written (...) below.

@@ -37,8 +37,8 @@ def run_text(
 ) -> TowerOutput:
     """A text tower in up to `text_chunks` runs over texts of about one length, each padded no further than needed.
 
-    A token attends to no padding, so that this changes nothing but the time. What is cut off are places that hold
-    padding, whose tokens come back as zeros.
+    A token attends to no padding, so that this changes nothing but the time. Only padding is cut off; its tokens are
+    returned as zeros.
     """
     mask = torch.ones_like(input_ids) if mask is None else mask
     least = TEXTS_PER_CHUNK_CPU if input_ids.device.type == "cpu" else TEXTS_PER_CHUNK

@@ -26,8 +26,8 @@ class CUEIndex:
     `nearest` goes by the axes alone; `inside` and `containing` answer as `contains` does, `Cone.empty` included. A
     new index is exact: it compares every query with every cone, and its answers are those of brute force, up to the
     last bit of an angle, which in torch depends on the layout of a batch (here it does not). One that `approximate`
-    made meets only part of the cones in `nearest`. Queries are batches (B,) of cones, held like the cones that are
-    added against `check_cone`, as float32; they give a list of B `Hits`.
+    made meets only part of the cones in `nearest`. Queries are batches (B,) of cones, converted to float32
+    and validated with `check_cone` like the cones that are added; they give a list of B `Hits`.
 
     Args:
         dim: D, the dimension of the space, at least 2.

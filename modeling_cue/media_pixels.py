@@ -1,4 +1,4 @@
-"""Images as a tower wants them, with no pixel computed that is not used, and no number computed twice.
+"""Images as a tower wants them: computes only the pixels that are used, each once.
 
 A tower's image processor is read into a `PixelSpec` where its settings can be told in one: resize the short edge and
 crop the middle, or squash to a size; then rescale and normalise. What cannot be told is left to the processor itself.
@@ -236,7 +236,7 @@ def faster_backend() -> str:
 
 
 class ImagePipeline:
-    """From values as in `media` to `pixel_values`, as an image processor's settings say.
+    """From values as `load_image` takes them to `pixel_values`, as an image processor's settings say.
 
     Args:
         fast: by `crop_resize` and `normalise` where a `PixelSpec` tells the settings; else by the processor itself.

@@ -151,7 +151,7 @@ class CUEProcessor(ProcessorMixin):
         do_normalize: bool = True,
         **text_options: Any,
     ) -> BatchFeature:
-        """One item or a list of each modality; values as in `media`: paths, bytes, arrays, `datasets` values.
+        """One item or a list of each modality; paths, bytes, arrays and `datasets` values.
 
         Args:
             text: str or list of str. images, audio, videos: one value or a list (tuple, column) of values. An array

@@ -82,8 +82,8 @@ def pairwise_angle(a: Tensor, b: Tensor) -> Tensor:
 
     One matrix product, in float64 because |a - b|^2 = |a|^2 + |b|^2 - 2 <a, b> cancels near 0: with a float32 product
     an angle of 0 would read up to 1e-3, with TF32 more. Angles under 2.4e-7 (two float32 eps) and over pi - 2.4e-7
-    come out as exactly 0 and pi, with gradient 0; elsewhere the result agrees with `angle` to 2.4e-7 for D up to
-    4096, in float32 and in float64 (float64 that must be exact near 0: use `angle` with broadcasting). Memory is
+    come out as exactly 0 and pi, with gradient 0; elsewhere the result agrees with `angle` for D up to 4096 to 2.4e-7
+    in float64 and to 4.8e-7 in float32 (float64 that must be exact near 0: use `angle` with broadcasting). Memory is
     proportional to N * M, never N * M * D.
 
     Raises:

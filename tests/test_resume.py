@@ -1,5 +1,6 @@
 """A run that is killed goes on to the bit; a checkpoint is whole or not there; run.json says what ran."""
 
+import copy
 import errno
 import json
 import logging
@@ -21,7 +22,7 @@ from modeling_cue.saving import ASIDE, put_files_in_place
 from modeling_cue.training import checkpoints
 from modeling_cue.training.arguments import CUETrainingArguments, DataArguments, ModelArguments
 from modeling_cue.training.checkpoints import REPLACED, put_in_place, sampler_of, sweep
-from modeling_cue.training.fingerprint import rows_fingerprint
+from modeling_cue.training.fingerprint import model_fingerprint, rows_fingerprint
 from modeling_cue.training.pairs import CaptionPairs, GroupedByLength
 from modeling_cue.training.run_record import FILE, RunRecord, describe_rows
 
@@ -207,6 +208,24 @@ def test_a_fingerprint_of_rows_changes_with_what_they_hold(tmp_path):
         make_rows(("image", "audio")),
     ]
     assert len({rows_fingerprint(other) for other in [rows, *others]}) == 6
+
+
+def test_a_fingerprint_of_a_model_changes_with_what_changes_its_cones(model, processor):
+    before = model_fingerprint(model, processor)
+    processor(text=["a dog", "the red cat runs"], max_length=3)
+    assert model_fingerprint(model, processor) == before
+    found = {before}
+    for name, value in (("model_max_length", 5), ("truncation_side", "left"), ("padding_side", "left")):
+        other = copy.deepcopy(processor)
+        setattr(other.tokenizer, name, value)
+        found.add(model_fingerprint(model, other))
+    other = copy.deepcopy(processor)
+    other.text_prefix = "query: "
+    found.add(model_fingerprint(model, other))
+    with torch.no_grad():
+        model.text_head.projection.bias[0] += 1e-6
+    found.add(model_fingerprint(model, processor))
+    assert len(found) == 6
 
 
 def test_going_on_with_another_configuration_says_so(model, processor, tmp_path, caplog):

@@ -18,8 +18,9 @@ from ..media_files import MediaError
 from ..media_pixels import mirror
 from .collator import CUECollator
 from .feature_files import FeatureCacheError, ShardWriter, open_shard, shard_schema, sweep
-from .feature_keys import shard_keys, shard_rows, tower_key, weights_digest
+from .feature_keys import shard_keys, shard_rows, tower_key
 from .features import FeatureStore, FeatureTable, mirror_of
+from .fingerprint import weights_digest
 from .gathering import this_process, together
 from .relations import MEDIA
 from .rows import BadRows

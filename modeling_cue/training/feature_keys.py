@@ -22,9 +22,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from datasets.table import ConcatenationTable, MemoryMappedTable
-from torch import nn, uint8
-from transformers import PreTrainedTokenizerBase
 
+from .fingerprint import kept, part_settings
 from .gathering import this_process, together
 
 FORMAT = 1  # of the files; another one reads none of the old ones
@@ -35,8 +34,6 @@ PREPARED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "audio": ("feature_extractor", ("audio_padding",)),
     "video": ("frame_image_processor", ("num_frames", "fast_images", "jpeg_draft")),
 }
-# Where settings came from and went to, which changes no number.
-ORIGIN = {"_name_or_path", "name_or_path", "architectures", "auto_map", "processor_class", "_processor_class"}
 SHARD_ROWS, SHARDS = 256, 256
 # Seconds within which a file could change again without a later time: such files are not noted.
 SETTLED = 2.0
@@ -58,39 +55,15 @@ def tower_key(model: Any, processor: Any, modality: str, weights: str, **stored:
         "format": FORMAT,
         "modality": modality,
         "weights": weights,
-        "tower": [type(tower).__name__, _kept(tower.config.to_dict()), tower.config._attn_implementation],
+        "tower": [type(tower).__name__, kept(tower.config.to_dict()), tower.config._attn_implementation],
         "pooler": model.pooler_name(modality),
         "crop_audio": model.config.crop_audio,
-        "prepared by": _settings(getattr(processor, part)),
+        "prepared by": part_settings(getattr(processor, part)),
         "own settings": {name: getattr(processor, name) for name in own},
         "resized by": getattr(processor, pipeline).backend if pipeline else "",  # whose pixels differ a little
         "stored": stored,
     }
     return _digest(json.dumps(settings, sort_keys=True, default=_plain).encode())
-
-
-def weights_digest(tower: nn.Module) -> str:
-    """32 hex digits of all weights and buffers of a tower that are saved with it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in tower.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _settings(part: Any) -> Any:
-    if not isinstance(part, PreTrainedTokenizerBase):
-        return [type(part).__name__, _kept(part.to_dict())]
-    if part.is_fast:
-        core = json.loads(part.backend_tokenizer.to_str())
-        core |= {"truncation": None, "padding": None}  # what the last call left there
-    else:
-        core = [_kept(part.init_kwargs), part.get_vocab()]
-    return [type(part).__name__, core, part.padding_side, part.truncation_side, part.model_max_length]
-
-
-def _kept(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in ORIGIN}
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..encoders_run import average_views
 from ..media_files import MediaError
 from .feature_files import open_shard
-from .feature_keys import weights_digest
+from .fingerprint import weights_digest
 from .phrases import hash_id
 
 

@@ -9,12 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 # Of a configuration or processor: where it came from, and what wrote it.
 WITHOUT_EFFECT = (
     "_name_or_path", "name_or_path", "transformers_version", "auto_map", "processor_class", "tower_sources",
     "towers_by_reference",
 )  # fmt: skip
+# Where settings came from and went to, which changes no number.
+ORIGIN = {"_name_or_path", "name_or_path", "architectures", "auto_map", "processor_class", "_processor_class"}
 # Media of which rows are known by every byte; of the others by their size.
 SAMPLED = 32
 
@@ -22,14 +25,38 @@ SAMPLED = 32
 def model_fingerprint(model: Any, processor: Any) -> str:
     """32 hexadecimal digits; any weight, field of the configuration or setting of the processor changes them."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update(weights_digest(model).encode())
     settings = [_plain(model.config.to_dict()), _plain(processor.to_dict())]
-    if processor.tokenizer is not None:
-        settings.append(_tokenizer(processor.tokenizer))
+    if processor.tokenizer is not None:  # of which `to_dict` says nothing
+        settings.append(part_settings(processor.tokenizer))
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def weights_digest(tower: torch.nn.Module) -> str:
+    """32 hex digits of all weights and buffers of a tower that are saved with it."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in tower.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def part_settings(part: Any) -> Any:
+    """What a part of a processor does with its input: all of its settings, the tokens of a tokenizer among them."""
+    if not isinstance(part, PreTrainedTokenizerBase):
+        return [type(part).__name__, kept(part.to_dict())]
+    if part.is_fast:
+        core = json.loads(part.backend_tokenizer.to_str())
+        core |= {"truncation": None, "padding": None}  # what the last call left there
+    else:
+        core = [kept(part.init_kwargs), part.get_vocab()]
+    return [type(part).__name__, core, part.padding_side, part.truncation_side, part.model_max_length]
+
+
+def kept(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without where they came from."""
+    return {name: value for name, value in settings.items() if name not in ORIGIN}
 
 
 def rows_fingerprint(rows: Dataset) -> str:
@@ -62,14 +89,6 @@ def _content(medium: dict[str, Any] | None) -> bytes:
     if medium is None:
         return b""
     return medium["bytes"] or (Path(medium["path"]).read_bytes() if medium["path"] else b"")
-
-
-def _tokenizer(tokenizer: Any) -> Any:
-    if not tokenizer.is_fast:
-        return tokenizer.get_vocab()
-    whole = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Set by each call, not by the checkpoint.
-    return {name: part for name, part in whole.items() if name not in ("padding", "truncation")}
 
 
 def _plain(value: Any) -> Any:
