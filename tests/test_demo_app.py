@@ -98,7 +98,7 @@ def test_what_cannot_be_searched_is_said(checkpoint, files, tmp_path):
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)).save_pretrained(
         tmp_path / "bert"
     )
-    with pytest.raises(ValueError, match="is a model of type 'bert', not a CUE"):
+    with pytest.raises(ValueError, match="is no CUE: give a folder or repo"):
         open_search(str(tmp_path / "bert"), str(files))
 
 

@@ -472,7 +472,7 @@ def test_a_folder_of_other_files_and_a_model_of_another_kind(embed, data, names,
     (tmp_path / "out" / "thesis.tex").write_text("years of work")
     with pytest.raises(DataError, match="holds other files: give a new or empty folder"):
         embed(data)
-    with pytest.raises(ValueError, match="is a model of type 'bert', not a CUE"):
+    with pytest.raises(ValueError, match="is no CUE: give a folder or repo"):
         embed(data, model=names["text"])
 
 

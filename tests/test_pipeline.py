@@ -100,7 +100,7 @@ def test_a_checkpoint_decides_on_its_shape(folder, names, model, processor, tmp_
     flags = ("--model_name_or_path", output / "cue", "--projection_dim", "99", "--freeze", "text")
     assert steps(folder, output / "out", *flags).model.config.projection_dim == 16
     assert "the checkpoint that model_name_or_path names decides: projection_dim" in caplog.text
-    for name, reason in ((names["text"], "is no CUE: name it as an encoder"), ("/no/where", "could not be loaded")):
+    for name, reason in ((names["text"], "is no CUE: give a folder or repo"), ("/no/where", "could not be loaded")):
         with pytest.raises(ValueError, match=f"model_name_or_path={name!r} {reason}"):
             steps(folder, output / "out", "--model_name_or_path", name)
 

@@ -33,6 +33,10 @@ def flag(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
 
 
+class ArgumentsError(ValueError):
+    """Arguments that cannot be right; the message says what to change."""
+
+
 @dataclass
 class ModelArguments:
     """Which towers, and the shape of what is trained over them."""

@@ -5,17 +5,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from configuration_cue import CUEConfig
-
 from ..encoders import MODALITIES
 from ..modeling_cue import CUEModel
 from ..processing_cue import CUEProcessor
 from ..tower_sources import check_sources, on_the_hub
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
 from .demo import build_demo
-from .lora import BASE_FOLDER, add_lora, is_adapter, load_lora
+from .loading import load_checkpoint
+from .lora import BASE_FOLDER, add_lora
 
 logger = logging.getLogger(__name__)
 # What counts with a checkpoint too; all other model arguments shape what it has already.
@@ -70,35 +67,12 @@ def build_model(
     return cue, processor
 
 
-def checkpoint_config(name: str) -> CUEConfig:
-    """The configuration of a CUE checkpoint by Hub name or folder, which may be one that training with LoRA left.
-
-    Raises:
-        ValueError: there is no CUE there.
-    """
-    try:
-        config = CUEConfig.from_pretrained(str(Path(name) / BASE_FOLDER) if is_adapter(name) else name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model_name_or_path={name!r} could not be loaded: give a folder that a run has saved, or the Hub name of "
-            f"a CUE ({error})"
-        ) from error
-    if not config.modalities:
-        raise ValueError(
-            f"model_name_or_path={name!r} is no CUE: name it as an encoder (text_encoder, image_encoder, ...)"
-        )
-    return config
-
-
 def _from_checkpoint(name: str, model: ModelArguments) -> tuple[CUEModel, CUEProcessor]:
-    checkpoint_config(name)
     plain = ModelArguments()
     shaping = [f.name for f in fields(model) if f.name not in OF_A_CHECKPOINT]
     if given := [field for field in shaping if getattr(model, field) != getattr(plain, field)]:
         logger.warning("ignored, as the checkpoint that model_name_or_path names decides: %s", ", ".join(given))
-    load = load_lora if is_adapter(name) else CUEModel.from_pretrained
-    cue = load(name, attn_implementation=model.attn_implementation, dtype=torch.float32)
-    return cue, CUEProcessor.from_pretrained(name)
+    return load_checkpoint(name, attn_implementation=model.attn_implementation)
 
 
 def _from_encoders(names: dict[str, Any], model: ModelArguments) -> tuple[CUEModel, CUEProcessor]:

@@ -12,7 +12,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoConfig
 
 from ..encoders import MODALITIES
 from ..modeling_cue import CUEModel
@@ -23,8 +22,8 @@ from .embed_readme import readme
 from .embed_store import ConeStore, Totals, cone_features
 from .embedder import Embedder
 from .fingerprint import model_fingerprint
+from .loading import load_checkpoint
 from .loose import is_loose, loose_rows
-from .lora import is_adapter, load_lora
 from .rows import BadRows, DataError
 from .scenes import SCENES, make_scenes
 from .sources import data_source, source_fingerprint
@@ -56,22 +55,10 @@ def start(arguments: EmbedArguments) -> PartialState:
 
 
 def load_model(arguments: EmbedArguments, state: PartialState) -> tuple[CUEModel, CUEProcessor]:
-    """Model and processor of a checkpoint, on the device of this process.
-
-    Raises:
-        ValueError: the checkpoint is not of CUE.
-    """
-    name = arguments.model_name_or_path
-    adapter = is_adapter(name)  # what training with LoRA left
-    found = CUEModel.config_class.model_type if adapter else AutoConfig.from_pretrained(name).model_type
-    if found != CUEModel.config_class.model_type:
-        raise ValueError(
-            f"{name!r} is a model of type {found!r}, not a CUE: give a folder or repo that run_contrastive.py or "
-            "CUEModel.save_pretrained wrote"
-        )
-    load = load_lora if adapter else CUEModel.from_pretrained
-    model: Any = load(name, dtype=torch.float32).eval().to(state.device)
-    return model, CUEProcessor.from_pretrained(name)
+    """Model and processor of a checkpoint, on the device of this process; raises as `load_checkpoint`."""
+    model, processor = load_checkpoint(arguments.model_name_or_path)
+    model.eval().to(state.device)  # type: ignore[arg-type]
+    return model, processor
 
 
 def load_source(arguments: EmbedArguments, model: CUEModel, state: PartialState) -> Source:

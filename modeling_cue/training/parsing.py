@@ -15,7 +15,7 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy
 
 from ..encoders import MODALITIES
 from ..media_files import MediaError
-from .arguments import CUETrainingArguments, DataArguments, ModelArguments
+from .arguments import ArgumentsError, CUETrainingArguments, DataArguments, ModelArguments
 from .embed_arguments import EmbedArguments
 from .rows import DataError
 
@@ -30,10 +30,6 @@ def is_demo(argv: Sequence[str]) -> bool:
     if argv and not argv[0].startswith("-"):
         return False
     return not any(flag.split("=")[0].replace("-", "_") == "__dataset_name" for flag in argv)
-
-
-class ArgumentsError(ValueError):
-    """Arguments that cannot be right; the message says what to change."""
 
 
 @contextmanager

@@ -14,13 +14,14 @@ from configuration_cue import CUEConfig
 from ..processing_cue import CUEProcessor
 from .allocator import keep_freed_memory
 from .arguments import CUETrainingArguments, DataArguments, ModelArguments
-from .building import checkpoint_config, encoder_names
+from .building import encoder_names
 from .collator import CUECollator
 from .data import load_rows
 from .demo import demo_report
 from .frozen import feature_stores
 from .gathering import together
 from .image_cache import ImageCache, build_image_cache
+from .loading import checkpoint_config
 from .lora import forget_adapter
 from .model_card_facts import Run
 from .pairs import CaptionPairs, caption_pairs
