@@ -24,15 +24,15 @@ class _AllGather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, tensor.contiguous())
-        return torch.stack(gathered)
+        gathered = tensor.new_empty(dist.get_world_size(), *tensor.shape)
+        dist.all_gather_into_tensor(gathered.flatten(0, 1), tensor.contiguous())
+        return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        shares = list(gradients[0].contiguous())
+        shares = gradients[0].contiguous()
         own = torch.empty_like(shares[0])
-        dist.reduce_scatter(own, shares)
+        dist.reduce_scatter_tensor(own, shares.flatten(0, 1))
         return own
 
 
@@ -118,6 +118,8 @@ def _all_rows(tensor: Tensor, counts: list[int]) -> Tensor:
     if len(tensor) < max(counts):
         tensor = torch.cat([tensor, tensor.new_zeros(max(counts) - len(tensor), *tensor.shape[1:])])
     gathered = _AllGather.apply(tensor)
+    if min(counts) == max(counts):
+        return gathered.flatten(0, 1)
     return torch.cat([block[:count] for block, count in zip(gathered, counts, strict=True)])
 
 
