@@ -10,18 +10,10 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from .argument_checks import LOWER_IS_BETTER, check_loading, refuse_what_has_no_effect
+
 logger = logging.getLogger(__name__)
 
-# Arguments of `TrainingArguments` that CUE cannot heed: what they stay at, and why.
-REFUSED: dict[str, tuple[Any, str]] = {
-    "label_smoothing_factor": (0.0, "CUE's losses have no labels to smooth"),
-    "remove_unused_columns": (False, "the collator needs every column"),
-    "fp16_full_eval": (False, "evaluation runs as training does: set fp16"),
-    "bf16_full_eval": (False, "evaluation runs as training does: set bf16"),
-    "deepspeed": (None, "CUE shards by FSDP 2, as in configs/accelerate/fsdp2.yaml"),
-}
-# Parts of the names of metrics that are better lower; all others are better higher.
-LOWER_IS_BETTER = ("median_rank", "_ece", "violations", "false_pairs")
 ORDERS = ["random", "sequential", "group_by_length"]
 TOWERS = ["whole", "reference"]
 
@@ -234,8 +226,8 @@ class CUETrainingArguments(TrainingArguments):
         if self.greater_is_better is None and any(part in str(self.metric_for_best_model) for part in LOWER_IS_BETTER):
             self.greater_is_better = False
         super().__post_init__()
-        self._refuse_what_has_no_effect()
-        self._check_loading()
+        refuse_what_has_no_effect(self)
+        check_loading(self)
         self._keep_to_one_device()
         checkpointing: Any = self.gradient_checkpointing_kwargs or {}
         if self.ddp_find_unused_parameters is None and not checkpointing.get("use_reentrant"):
@@ -250,37 +242,6 @@ class CUETrainingArguments(TrainingArguments):
                 f"contrastive_batch_size={size} is not valid: it must be a multiple of "
                 f"per_device_train_batch_size times the number of processes, {chunks}, such as {lower} or "
                 f"{lower + chunks}"
-            )
-
-    def _refuse_what_has_no_effect(self) -> None:
-        for name, (only, reason) in REFUSED.items():
-            if getattr(self, name) != only:
-                raise ValueError(f"{name}={getattr(self, name)!r} is not valid: {reason}; leave it at {only!r}")
-        if self.max_steps == 0:
-            raise ValueError("max_steps=0 is not valid; to evaluate without training, set num_train_epochs to 0")
-        if self.metric_for_best_model in ("loss", "eval_loss"):
-            raise ValueError(
-                f"metric_for_best_model={self.metric_for_best_model!r} is not valid: evaluation measures no loss; "
-                "name a metric, such as rsum or t2i_R@1"
-            )
-        if self.auto_find_batch_size and self.contrastive_batch_size is not None:
-            raise ValueError(
-                "auto_find_batch_size would make contrastive_batch_size smaller: leave it out, and set "
-                "per_device_train_batch_size to what fits"
-            )
-
-    def _check_loading(self) -> None:
-        """Every process makes batches of its own, of the size that was asked for, and as many as the others."""
-        loading: Any = self.accelerator_config
-        # Rows differ in the number of texts: a batch that one process makes for all could not be cut.
-        loading.dispatch_batches = bool(loading.dispatch_batches)
-        if self.dataloader_pin_memory:
-            loading.non_blocking = True  # what pinned memory is for
-        if loading.dispatch_batches or loading.split_batches or not loading.even_batches:
-            raise ValueError(
-                f"accelerator_config: dispatch_batches={loading.dispatch_batches}, split_batches="
-                f"{loading.split_batches}, even_batches={loading.even_batches} is not valid: every process makes "
-                "whole batches of its own and takes every step; leave them at false, false and true"
             )
 
     def __getstate__(self) -> dict[str, Any]:
