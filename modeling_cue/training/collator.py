@@ -225,7 +225,7 @@ class CUECollator:
         texts.append(caption)
 
         drawn = list(range(len(own)))
-        if self.phrases_per_caption is not None:
+        if own and self.phrases_per_caption is not None:
             drawn = torch.randperm(len(own))[: self.phrases_per_caption].tolist()
         parts = []
         for place_in_caption, p in enumerate(drawn):

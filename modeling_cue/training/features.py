@@ -43,6 +43,7 @@ class FeatureTable:
                 self._blocks.append(block)
                 self._values.append((column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy()))
         self._ends = np.cumsum([block.num_rows for block in self._blocks])
+        self._complete = not any(block.column("features").null_count for block in self._blocks)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureTable, (self.shards, self.width, self.tokens)
@@ -56,9 +57,9 @@ class FeatureTable:
         Raises:
             MediaError: it has one, which could not be read when the table was made.
         """
-        block, place = next(self._find([row]))
-        if not self._blocks[block].column("features").null_count:
+        if self._complete:
             return True
+        block, place = next(self._find([row]))
         reason = self._blocks[block].column("error")[place].as_py()
         if reason is not None:
             raise MediaError(reason)

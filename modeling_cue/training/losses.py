@@ -37,6 +37,26 @@ class LossWeights:
     containment_moves_axes: bool = False
     phrase_containment: float = 1.0
 
+    def of_group(self, name: str) -> float:
+        """The weight of the group that a term belongs to."""
+        groups = {
+            "info_nce": self.contrastive, "containment": self.containment, "composition": self.composition,
+        }  # fmt: skip
+        return next(weight for group, weight in groups.items() if name.startswith(group))
+
+    def in_group(self, name: str) -> float:
+        """The weight of a term within the mean of its group."""
+        return self.phrase_containment if name == "containment_p2c" else 1.0
+
+    def counts(self, name: str) -> bool:
+        """Whether a term changes anything."""
+        return self.of_group(name) * self.in_group(name) > 0
+
+    @property
+    def all_count(self) -> bool:
+        """Whether every term does."""
+        return min(self.contrastive, self.containment, self.composition, self.phrase_containment) > 0
+
 
 def containment_loss(
     outer: Cone,
@@ -100,12 +120,13 @@ def compute_losses(
     everywhere: dict[str, Embedded] | None = None,
     world: World = World(),
 ) -> dict[str, Tensor]:
-    """Every term that the kinds at hand allow, by name, each a scalar without its weight.
+    """Every term of a weight above 0 that the kinds at hand allow, by name, each a scalar without its weight.
 
     `info_nce_t2i` and the like for every two modalities (both directions); `containment_p2c` (phrase, caption),
     `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video, and
     of one that holds its picture, text).
-    Terms of weight 0 are there too, so that every parameter takes part in every step.
+    Terms of weight 0 are not computed. All that was embedded still gets a gradient, of 0 where no term compares it:
+    every parameter takes part in every step, as DistributedDataParallel asks.
 
     With several processes each computes the pairs of its own rows with the rows of all. The value of a term is that of
     the global batch; its gradient is `world.size` times this process' share of it, so that the mean over processes,
@@ -124,27 +145,32 @@ def compute_losses(
     present = [kind for kind in LETTERS if kind in sides]
     for first, second in combinations(present, 2):
         name = f"info_nce_{LETTERS[first]}2{LETTERS[second]}"
-        sums[name] = [info_nce_sums(sides[first], sides[second], logit_scale, same_sample)]
+        if weights.counts(name):
+            sums[name] = [info_nce_sums(sides[first], sides[second], logit_scale, same_sample)]
     for level in LEVELS:
-        if level.outer in sides and level.inner in sides:
-            sums[f"containment_{level.name}"] = [
-                containment_sums(
-                    sides[level.outer], sides[level.inner], level.relation, containment_scale, containment_bias,
-                    weights.containment_moves_axes,
-                )
-            ]  # fmt: skip
-    wholes = [sides[kind] for kind in MEDIA if kind in sides]
-    if "composed" in sides and wholes:
-        sums["composition"] = [info_nce_sums(sides["composed"], whole, logit_scale, relation) for whole in wholes]
-    if "pictured" in sides and "text" in sides:
-        found = info_nce_sums(sides["pictured"], sides["text"], logit_scale, said_of_sample)
-        sums.setdefault("composition", []).append(found)
+        name = f"containment_{level.name}"
+        if level.outer in sides and level.inner in sides and weights.counts(name):
+            outer, inner, moves_axes = sides[level.outer], sides[level.inner], weights.containment_moves_axes
+            scales = (containment_scale, containment_bias)
+            sums[name] = [containment_sums(outer, inner, level.relation, *scales, moves_axes)]
+    if weights.counts("composition"):
+        wholes = [sides[kind] for kind in MEDIA if kind in sides]
+        if "composed" in sides and wholes:
+            sums["composition"] = [info_nce_sums(sides["composed"], whole, logit_scale, relation) for whole in wholes]
+        if "pictured" in sides and "text" in sides:
+            found = info_nce_sums(sides["pictured"], sides["text"], logit_scale, said_of_sample)
+            sums.setdefault("composition", []).append(found)
     if not sums:
         raise ValueError(
-            f"nothing to learn from a batch with only {', '.join(embedded) or 'nothing'}: a loss needs two of "
-            f"{', '.join(LETTERS)}, or phrases and text"
+            f"nothing to learn from a batch with only {', '.join(embedded) or 'nothing'}: a loss of a weight above 0 "
+            f"needs two of {', '.join(LETTERS)}, or phrases and text"
         )
-    return _terms(sums, world)
+    terms = _terms(sums, world)
+    if not weights.all_count:
+        given = [part for rows in embedded.values() for part in (rows.cone.axis.sum(), rows.cone.radius.sum())]
+        name = next(iter(terms))
+        terms[name] = terms[name] + 0.0 * sum([*given, logit_scale, containment_scale, containment_bias])
+    return terms
 
 
 def _terms(sums: dict[str, list[Sums]], world: World) -> dict[str, Tensor]:
@@ -178,14 +204,14 @@ def total_loss(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
 
     The mean keeps the balance of the groups, and the learning rate, whatever the number of modalities.
     """
-    groups = {"info_nce": weights.contrastive, "containment": weights.containment, "composition": weights.composition}
+    groups: dict[str, list[str]] = {}
+    for name in terms:
+        groups.setdefault(name.split("_")[0], []).append(name)
     parts = []
-    for prefix, weight in groups.items():
-        members = [name for name in terms if name.startswith(prefix)]
-        if members:
-            shares = [weights.phrase_containment if name == "containment_p2c" else 1.0 for name in members]
-            whole = torch.stack([share * terms[name] for share, name in zip(shares, members, strict=True)]).sum()
-            parts.append(weight * whole / max(sum(shares), 1e-12))
+    for members in groups.values():
+        shares = [weights.in_group(name) for name in members]
+        whole = torch.stack([share * terms[name] for share, name in zip(shares, members, strict=True)]).sum()
+        parts.append(weights.of_group(members[0]) * whole / max(sum(shares), 1e-12))
     return torch.stack(parts).sum()
 
 

@@ -1,7 +1,7 @@
 """What an epoch goes through: every (image, caption) pair, or every image with all its captions."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,15 +70,23 @@ class CaptionPairs(torch.utils.data.Dataset):
         return [length for row in rows for length in ([max(row)] if self.every_caption else row)]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        if not 0 <= item < len(self):
-            raise IndexError(f"item {item} is not among the {len(self)} of this data")
-        index = int(np.searchsorted(self._ends, item, side="right"))
-        row = self.rows[index]
-        if self.images is not None:
-            row["image"] = self.images[index]
-        count = len(row["caption"])
-        chosen = list(range(count)) if self.every_caption else [item - int(self._ends[index]) + count]
-        return {"index": index, **row, "caption_index": chosen, DRAW: self._draws.of(item)}
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
+        # What a data loader asks for where it is there: the rows of a batch cost little more than one.
+        if wrong := [item for item in items if not 0 <= item < len(self)]:
+            raise IndexError(f"item {wrong[0]} is not among the {len(self)} of this data")
+        indices = np.searchsorted(self._ends, items, side="right").tolist()
+        columns = self.rows[indices]
+        found = []
+        for place, (item, index) in enumerate(zip(items, indices, strict=True)):
+            row = {"index": index} | {name: column[place] for name, column in columns.items()}
+            if self.images is not None:
+                row["image"] = self.images[index]
+            count = len(row["caption"])
+            chosen = list(range(count)) if self.every_caption else [item - int(self._ends[index]) + count]
+            found.append(row | {"caption_index": chosen, DRAW: self._draws.of(item)})
+        return found
 
 
 class GroupedByLength(LengthGroupedSampler):
