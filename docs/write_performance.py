@@ -41,7 +41,7 @@ BENCHMARKS = {
         "The same with frozen towers: CUE fills its cache in the first epoch and reads it in later ones.",
     ),
     "curves": Benchmark(
-        "The same losses", "curves.py --batch 8 --images 40",
+        "The same losses", "curves.py",
         "What the ways of saving time and memory do to the loss of each of 20 steps.",
     ),
     "features": Benchmark(
