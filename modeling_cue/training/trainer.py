@@ -4,6 +4,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..cones import angle
 from .arguments import CUETrainingArguments
 from .collator import CUECollator
 from .evaluation import all_threads, embed_dataset, embedded_kinds
-from .gathering import gather_kinds, this_world
+from .gathering import gather_kinds, this_world, together
 from .grad_cache import ChunkedCollator, Scalars, backward_in_chunks
 from .light import TrainerWithLightCheckpoints
 from .losses import LossWeights, compute_losses, radius_alarm, total_loss
@@ -302,10 +303,12 @@ class CUETrainer(TrainerWithLightCheckpoints):
                 show_progress=self.is_world_process_zero() and not self.args.disable_tqdm,
             )
         _, scale, bias = whole_scales(self.accelerator.unwrap_model(self.model).scales)
+        # One process measures for all: each has all cores for it, and would take them from the others.
+        measures = self.is_world_process_zero()
         with all_threads(self.args.world_size):
-            found = compute_all(embedded, scale, bias)
+            found = together(partial(compute_all, embedded, scale, bias) if measures else dict[str, float])[0]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        if self.state.global_step:  # before training all radii of a kind start at one value
+        if measures and self.state.global_step:  # before training all radii of a kind start at one value
             for alarm in radius_alarm(embedded):
                 warnings.warn(alarm, stacklevel=2)
         samples = max(len(rows.ids.unique()) for rows in embedded.values())
