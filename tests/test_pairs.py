@@ -91,6 +91,15 @@ def test_pairs_can_be_indexed(load):
     assert len(caption_pairs(load(), "all")) == len(COUNTS)
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_items_of_a_batch_are_those_read_one_by_one(load, every):
+    pairs = CaptionPairs(load(), every, images=[f"decoded {n}" for n in range(len(COUNTS))])
+    items = [4, 0, 4, len(pairs) - 1]
+    assert pairs.__getitems__(items) == [pairs[item] for item in items]
+    with pytest.raises(IndexError, match=f"item {len(pairs)} is not among the {len(pairs)} of this data"):
+        pairs.__getitems__([0, len(pairs)])
+
+
 def test_pairs_shuffled_by_a_loader_stay_whole(load):
     torch.manual_seed(0)
     loader = DataLoader(caption_pairs(load(), 1), batch_size=4, shuffle=True, collate_fn=list)
