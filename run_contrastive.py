@@ -31,7 +31,7 @@ def main(argv: list[str]) -> dict[str, float]:
     if is_demo(argv) and not {"-h", "--help"} & set(argv):  # which shows the defaults, not those of the demo
         argv = [DEMO, *argv]
     model_args, data_args, training_args = parse_arguments(argv)
-    announce(argv, training_args)
+    announce(argv, data_args, training_args)
     set_seed(training_args.seed)
 
     # 2. Data: rows of captions and media.

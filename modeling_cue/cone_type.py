@@ -135,6 +135,8 @@ def _gather(function: Callable[..., Tensor], cones: Iterable[Cone], dim: int) ->
     cones = list(cones)
     if not cones:
         raise ValueError("Cone.cat and Cone.stack need at least one cone, got an empty sequence")
+    if wrong := [one for one in cones if not isinstance(one, Cone)]:
+        raise TypeError(f"a {type(wrong[0]).__name__} is no cone: give those of `model(...).cones`")
     dims = sorted({cone.dim for cone in cones})
     if len(dims) > 1:
         raise ValueError(f"the cones live in spaces of different dimensions {dims}; they must all come from one model")

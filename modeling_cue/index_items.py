@@ -84,11 +84,16 @@ def _table(metadata: Any) -> pa.Table:
 def _id_column(ids: Sequence) -> pa.ChunkedArray:
     try:
         column = ids if isinstance(ids, pa.ChunkedArray) else pa.chunked_array([pa.array(ids)])
+        if pa.types.is_integer(column.type):
+            column = column.cast(pa.int64())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"ids must be all strings or all integers: {error}") from error
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.int64())
-    elif not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or not len(column)):
+        raise TypeError(f"ids must be all strings or all integers of 64 bits: {error}") from error
+    if not (
+        pa.types.is_integer(column.type)
+        or pa.types.is_string(column.type)
+        or pa.types.is_large_string(column.type)
+        or not len(column)
+    ):
         raise TypeError(f"ids must be all strings or all integers, got {column.type}")
     if column.null_count:
         raise ValueError(f"{column.null_count} of {len(column)} ids are missing; every cone needs one")

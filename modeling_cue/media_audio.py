@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from .media_files import FILES, MediaError, import_av, open_container, open_source, to_array
 
@@ -45,8 +46,10 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
         samples, rate, name = to_array(value, "audio"), input_sampling_rate, "the audio array"
     if rate is None:
         raise MediaError(f"{name} comes without its sampling rate: pass sampling_rate=")
-    if rate < 1:
-        raise MediaError(f"{name} has sampling rate {rate}: it must be at least 1 Hz")
+    if isinstance(rate, torch.Tensor | np.generic):  # as formatted rows of datasets have it
+        rate = rate.item()
+    if not (isinstance(rate, int | float) and 1 <= rate < float("inf")):
+        raise MediaError(f"{name} has sampling rate {rate!r}: it must be a number of at least 1 Hz")
     samples = _float(samples, name)
     if samples.ndim == 2 and min(samples.shape) > MAX_CHANNELS:
         raise MediaError(

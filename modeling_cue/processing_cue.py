@@ -19,6 +19,7 @@ from .processing_parts import (
     longest_text,
     text_habits,
     video_habits,
+    without_columns,
 )
 from .saving import written_aside
 
@@ -182,6 +183,7 @@ class CUEProcessor(ProcessorMixin):
             )
         if return_tensors != "pt":
             raise ValueError(f"return_tensors={return_tensors!r} is not valid; CUE is a torch model: use 'pt'")
+        text, images, audio, videos = (without_columns(value) for value in (text, images, audio, videos))
         given = {"text": text, "images": images, "audio": audio, "videos": videos}
         if all(value is None for value in given.values()):
             raise ValueError(f"no modality given: pass at least one of {', '.join(self._accepted())}")
@@ -251,6 +253,8 @@ class CUEProcessor(ProcessorMixin):
         # SigLIP's tokenizers name no mask among their outputs.
         needed = {"padding": self.text_padding, "return_attention_mask": True, "return_tensors": "pt"}
         texts = [text] if isinstance(text, str) else list(text)
+        if not texts:
+            raise ValueError("text is empty: leave it out, or give at least one")
         encoded = self._tokens(texts, needed | options)
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 

@@ -106,6 +106,13 @@ def image_part(saved: dict[str, Any]) -> Any:
     return getattr(transformers, name).from_dict(saved)
 
 
+def without_columns(values: Any) -> Any:
+    """A column of text or of objects, of NumPy or pandas, as a list; all else as it is."""
+    of_pandas = type(values).__module__.split(".")[0] == "pandas"
+    of_numpy = isinstance(values, np.ndarray) and values.dtype.kind in "UO"
+    return values.tolist() if of_pandas or of_numpy else values
+
+
 def listed(values: Any, frames: bool = False) -> list[Any]:
     """A list of items from one item or several. With `frames`, a list of images is one video."""
     if isinstance(values, np.ndarray | torch.Tensor):

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoProcessor
 from .cones import Cone, pairwise_containment_probability
 from .contrastive import scaled_cosines
 from .media_files import MODALITY_OF_SUFFIX, MediaError
-from .processing_parts import ARGUMENTS
+from .processing_parts import ARGUMENTS, without_columns
 
 # What says which files a checkpoint is made of: the processor is loaded from the same ones.
 OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
@@ -131,6 +131,7 @@ class ZeroShotClassifier:
         """
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k} is not valid; it must be 1 or more")
+        inputs = without_columns(inputs)
         several = isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview)
         values = list(inputs) if several else [inputs]
         if not values:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from samples import make_rows
 
-from modeling_cue.training.collator import CUECollator
+from modeling_cue.training.collator import CUECollator, row_phrases
 from modeling_cue.training.pairs import CaptionPairs
 from modeling_cue.training.phrases import hash_id, normalise
 from modeling_cue.training.rows import BadRows
@@ -147,6 +147,14 @@ def test_compounds_of_whole_captions_sounds_and_pictures(processor):
     texts, phrases = (len(batch["rows"][kind]["ids"]) for kind in ("text", "phrase"))
     used = batch["model"]["parts"][batch["model"]["parts"] >= 0]
     assert ((used >= texts) & (used < texts + phrases)).all()
+
+
+def test_captions_that_stand_alone_are_composed_of_their_phrases(processor):
+    rows = make_rows(("image",)).map(lambda row: {"caption": row["caption"][:1]})
+    collator = CUECollator(processor, ("text", "image"), 2, whole_parts=1.0)
+    collator.modalities = ("text",)  # no picture beside it
+    kinds = collator([row for row in rows if len(row_phrases(row, 0)) > 1])["rows"]
+    assert len(kinds["composed"]["ids"]) == len(kinds["text"]["ids"]) > 0
 
 
 def test_many_long_captions_keep_a_key_for_every_phrase(processor):

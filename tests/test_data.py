@@ -296,6 +296,14 @@ def test_made_splits_are_disjoint_whole_and_the_same_either_way(load, tmp_path, 
     assert cut["val"] != ids(load(folder, "val", streaming=streaming, split_sizes=(3, 5), split_seed=1))
 
 
+@both_ways
+def test_splits_of_its_own_are_not_pooled_and_cut_anew(load, tmp_path, streaming):
+    for name in ("train", "test"):
+        folder = parquet(tmp_path / "data", f"{name}.parquet", [row(n) for n in range(4)], FLICKR)
+    with pytest.raises(DataError, match="split_sizes cuts data that comes in one piece, and .* has the splits"):
+        load(folder, "train", streaming=streaming, split_sizes=(1, 1))
+
+
 def test_made_splits_ignore_the_order():
     names = [str(n) for n in range(50)]
     assert made_splits(names, (5, 7), 3, "x") == made_splits(reversed(names), (5, 7), 3, "x")

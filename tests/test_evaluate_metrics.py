@@ -77,6 +77,10 @@ def test_modules_load_from_their_folders_and_combine(generator, tmp_path, monkey
     found = both.compute()
     assert found == pytest.approx({key: expected[key] for key in found}, rel=1e-9)
     assert {"rsum", "containment_auroc_c2i"} <= set(found)
+    for kind, rows in embedded.items():
+        both.add_batch(**columns(rows, kind, names))
+    calibrated = both.compute(containment_scale=10.0, containment_bias=0.1)
+    assert "containment_ece_c2i" in set(calibrated) - set(found)
 
 
 @pytest.mark.parametrize("name", MODULES)

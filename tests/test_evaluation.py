@@ -3,6 +3,7 @@
 import pytest
 from datasets import Dataset
 from samples import make_rows
+from torch.utils.data import ConcatDataset
 from trainers import make_trainer
 
 from modeling_cue.training.data import load_rows
@@ -28,6 +29,23 @@ def test_a_last_batch_of_broken_rows_changes_nothing(model, processor, tmp_path)
     for name in found[0]:
         if not name.endswith(("runtime", "per_second")):
             assert found[1][name] == pytest.approx(found[0][name], abs=1e-6), name
+
+
+@pytest.mark.parametrize("wrapped", [list, ConcatDataset])
+def test_rows_as_they_were_loaded_are_evaluated_whole(model, processor, tmp_path, wrapped):
+    rows = make_rows(("image",))
+    trainer = make_trainer(model, processor, tmp_path, per_device_eval_batch_size=2)
+    expected, found = trainer.evaluate(), trainer.evaluate(rows)
+    assert found["eval_t2i_chance_R@1"] == pytest.approx(1 / 6)
+    assert found["eval_rsum"] == pytest.approx(expected["eval_rsum"])
+    halves = [CaptionPairs(rows.select(half), every_caption=True) for half in (range(3), range(3, 6))]
+    found = trainer.evaluate(ConcatDataset(halves) if wrapped is ConcatDataset else rows.to_list())
+    assert found["eval_rsum"] == pytest.approx(expected["eval_rsum"])
+
+
+def test_no_rows_are_refused(model, processor, tmp_path):
+    with pytest.raises(ValueError, match="there are no rows"):
+        make_trainer(model, processor, tmp_path).evaluate(make_rows(("image",)).select([]))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from accelerate.data_loader import IterableDatasetShard
@@ -94,8 +95,8 @@ def test_pairs_can_be_indexed(load):
 @pytest.mark.parametrize("every", [False, True])
 def test_items_of_a_batch_are_those_read_one_by_one(load, every):
     pairs = CaptionPairs(load(), every, images=[f"decoded {n}" for n in range(len(COUNTS))])
-    items = [4, 0, 4, len(pairs) - 1]
-    assert pairs.__getitems__(items) == [pairs[item] for item in items]
+    items = np.array([4, 0, 4, len(pairs) - 1], dtype=np.int32)
+    assert pairs.__getitems__(items) == [pairs[item] for item in items.tolist()]
     with pytest.raises(IndexError, match=f"item {len(pairs)} is not among the {len(pairs)} of this data"):
         pairs.__getitems__([0, len(pairs)])
 

@@ -13,6 +13,7 @@ from modeling_cue.training.feature_files import FeatureCacheError
 from modeling_cue.training.frozen import cache_folder
 from modeling_cue.training.parsing import parse_arguments
 from modeling_cue.training.pipeline import announce, build_trainer, load_data
+from modeling_cue.training.rows import DataError
 
 
 @pytest.fixture
@@ -213,17 +214,28 @@ def test_training_sees_random_parts_of_images_and_evaluation_the_whole(folder, e
         steps(folder, tmp_path / "other", *cached)
 
 
+def test_checkpoints_of_an_earlier_run_are_not_mixed_with_new_ones(folder, names, tmp_path):
+    flags = ["--dataset_name", str(folder), "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    (tmp_path / "checkpoint-6").mkdir()
+    _, data, training = parse_arguments([*flags, "--text_encoder", names["text"]])
+    with pytest.raises(DataError, match="holds checkpoints of an earlier run.*--resume_from_checkpoint last"):
+        announce(flags, data, training)
+    for further in (["--resume_from_checkpoint", "last"], ["--train_split", "none", "--model_name_or_path", "x"]):
+        _, data, training = parse_arguments([*flags, *further])
+        announce(flags, data, training)
+
+
 def test_an_earlier_run_and_a_split_that_is_trained_on_are_warned_of(folder, names, tmp_path, caplog):
     flags = ["--dataset_name", str(folder), "--output_dir", str(tmp_path), "--use_cpu", "true"]
     flags += ["--text_encoder", names["text"], "--image_encoder", names["image"]]
     (tmp_path / "run.json").write_text("{}")
     model, data, training = parse_arguments([*flags, "--validation_split", "none", "--test_split", "train"])
-    announce(flags, training)
-    assert "holds an earlier run, which this one replaces" in caplog.text
+    announce(flags, data, training)
+    assert "holds an earlier run, whose model and results this one replaces" in caplog.text
     load_data(data, model)
     assert "the split 'train' is trained on and evaluated on" in caplog.text
     caplog.clear()
     model, data, training = parse_arguments([*flags, "--resume_from_checkpoint", "last"])
-    announce(flags, training)
+    announce(flags, data, training)
     load_data(data, model)
     assert not caplog.text

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, Features
@@ -237,6 +238,10 @@ def test_columns_tuples_and_lists_of_numbers(processor):
     assert processor(images=pictures["image"])["pixel_values"].shape[0] == 3
     assert processor(images=(IMAGE, IMAGE))["pixel_values"].shape[0] == 2
     assert processor(text=("a dog", "a cat"))["input_ids"].shape[0] == 2
+    for column in (np.array(["a dog", "a cat"]), pd.Series(["a dog", "a cat"], index=[5, 6])):
+        assert processor(text=column)["input_ids"].shape[0] == 2
+    assert processor(text=np.array("a dog"))["input_ids"].shape[0] == 1
+    assert processor(images=pd.Series([IMAGE, IMAGE]))["pixel_values"].shape[0] == 2
     one, other = (processor(audio=w, sampling_rate=16000)["input_features"] for w in (WAVE, WAVE.tolist()))
     assert torch.equal(one, other)
     assert processor(videos=np.stack([np.stack([IMAGE] * 4)] * 2))["pixel_values_videos"].shape[:2] == (2, 3)
@@ -270,6 +275,17 @@ def test_media_errors_reach_the_caller(processor):
 def test_an_empty_list_is_refused(processor, name):
     with pytest.raises(ValueError, match=f"{name} is an empty list: leave it out"):
         processor(**{name: []})
+
+
+def test_a_generator_of_nothing_is_refused_too(processor):
+    with pytest.raises(ValueError, match="text is empty: leave it out"):
+        processor(text=(text for text in ()))
+
+
+@pytest.mark.parametrize("rate", [0, float("nan"), float("inf"), "16000"])
+def test_a_sampling_rate_is_a_number(processor, rate):
+    with pytest.raises(MediaError, match="it must be a number of at least 1 Hz"):
+        processor(audio=WAVE, sampling_rate=rate)
 
 
 def test_text_needs_a_tokenizer(names):

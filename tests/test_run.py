@@ -69,7 +69,18 @@ def test_local_data_with_frozen_towers_and_a_cache(encoders, data, tmp_path):
     arguments += ["--feature_cache", "cache", "--image_pooler", "attention", "--per_device_train_batch_size", "4"]
     run(*arguments, folder=tmp_path)
     assert len(list((tmp_path / "cache").rglob("*.arrow"))) == 6
-    assert results(tmp_path / "out")["test_t2i_R@10"] == 1.0
+    trained = results(tmp_path / "out")
+    assert trained["test_t2i_R@10"] == 1.0
+    # Evaluated again, of data that has no other split, and nothing but the results is written.
+    for split in ("train", "validation"):
+        (data / f"{split}.parquet").unlink()
+    arguments = ["--model_name_or_path", "out", "--dataset_name", data, "--output_dir", "again", "--use_cpu", "true"]
+    printed = run(*arguments, "--train_split", "none", "--validation_split", "none", folder=tmp_path)
+    assert "model:    out" in printed
+    for name, value in results(tmp_path / "again").items():
+        if name.startswith("test_") and not name.endswith(("runtime", "per_second")):
+            assert value == pytest.approx(trained[name], abs=1e-4), name
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"all_results.json", "test_results.json"}
 
 
 def test_without_validation_and_test(encoders, data, tmp_path):

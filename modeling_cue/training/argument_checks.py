@@ -10,6 +10,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "remove_unused_columns": (False, "the collator needs every column"),
     "fp16_full_eval": (False, "evaluation runs as training does: set fp16"),
     "bf16_full_eval": (False, "evaluation runs as training does: set bf16"),
+    "prediction_loss_only": (False, "evaluation measures metrics, and no loss"),
+    "batch_eval_metrics": (False, "metrics are measured of all rows together"),
+    "do_predict": (False, "the test split is read where test_split names one"),
     "deepspeed": (None, "CUE shards by FSDP 2, as in configs/accelerate/fsdp2.yaml"),
 }
 # Parts of the names of metrics that are better lower; all others are better higher.
@@ -22,7 +25,12 @@ def refuse_what_has_no_effect(arguments: Any) -> None:
         if getattr(arguments, name) != only:
             raise ValueError(f"{name}={getattr(arguments, name)!r} is not valid: {reason}; leave it at {only!r}")
     if arguments.max_steps == 0:
-        raise ValueError("max_steps=0 is not valid; to evaluate without training, set num_train_epochs to 0")
+        raise ValueError("max_steps=0 is not valid; to evaluate without training, set train_split to none")
+    if not (arguments.contrastive_weight or arguments.containment_weight or arguments.composition_weight):
+        raise ValueError(
+            "contrastive_weight, containment_weight and composition_weight are all 0: nothing would be learned; set "
+            "one of them above 0"
+        )
     if arguments.metric_for_best_model in ("loss", "eval_loss"):
         raise ValueError(
             f"metric_for_best_model={arguments.metric_for_best_model!r} is not valid: evaluation measures no loss; "

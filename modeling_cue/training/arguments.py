@@ -37,7 +37,7 @@ class ModelArguments:
     text_encoder: str | None = flag(None, "Hub name or folder of the text tower.")
     image_encoder: str | None = flag(None, "Hub name or folder of the image tower.")
     audio_encoder: str | None = flag(None, "Hub name or folder of the audio tower.")
-    video_encoder: str | None = flag(None, "'image' for the image tower over frames, or an image tower by name.")
+    video_encoder: str | None = flag(None, "'image': the image tower over frames; or a tower of images or video.")
     projection_dim: int = flag(512, "Dimension of the shared space.")
     text_pooler: str | None = flag(None, "pooler_output, cls, mean or attention; default: the tower's own habit.")
     image_pooler: str | None = flag(None, "As text_pooler, for images.")
@@ -79,7 +79,7 @@ class SourceArguments:
     """Where rows come from, and how they are read."""
 
     dataset_name: str = flag(
-        "scenes", "Hub data set, local folder, csv or parquet file; 'scenes' is the procedural demo data."
+        "scenes", "Hub data set, folder, or csv, tsv, json, jsonl, parquet or arrow file; 'scenes': the demo data."
     )
     image_column: str | None = flag(None, "Column of images, where the name is not found by itself.")
     caption_column: str | None = flag(None, "Column of captions.")
@@ -103,7 +103,7 @@ class DataArguments(SourceArguments):
         [], "Images of validation and of test, such as: --split_sizes 1000 1000; for data that comes in one piece."
     )
     split_seed: int = flag(0, "Decides what split_sizes makes: keep it through runs that are compared.")
-    train_split: str = flag("train", "Split to train on.")
+    train_split: str | None = flag("train", "Split to train on; none: model_name_or_path is evaluated, not saved.")
     validation_split: str | None = flag("validation", "Split to choose the best checkpoint on; none to do without.")
     test_split: str | None = flag("test", "Split that is read once, at the end; none to leave it out.")
     max_train_samples: int | None = flag(None, "Read only so many training rows.")

@@ -49,12 +49,13 @@ def draw_compounds(
         told = [part for other in others for part in other.phrases]
         if whole_parts and _chance(whole_parts):
             captions = [other.whole for other in others]
-            ways = [[caption.whole, *_some(captions, len(captions))]]
+            ways = [[caption.whole, *_some(captions, len(captions))]] if captions else []
             if sound is not None:
                 ways.append([sound, *_some([*captions, *told], MORE_PARTS)])
             if picture is not None:
                 ways.append([picture, *caption.phrases[:1]])
-            parts = ways[int(torch.randint(len(ways), ()))]
+            # A caption alone, without sound or picture, has its phrases only.
+            parts = ways[int(torch.randint(len(ways), ()))] if ways else caption.phrases
         else:
             parts = [*caption.phrases, *_some(told, MORE_PARTS)]
         if len(parts) > 1:

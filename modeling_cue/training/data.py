@@ -23,6 +23,7 @@ from .splits import (
     split_name,
     verify_apart,
     verify_counts,
+    verify_one_piece,
 )
 from .streams import RowStream, stream_rows
 
@@ -130,6 +131,7 @@ class _Table:
     def members(self, sizes: tuple[int, int] | None, seed: int) -> Members:
         splits: dict[str, Dataset] = dict(self.opened.splits)
         if sizes:
+            verify_one_piece(splits, self.columns.split, self.name)
             whole = concatenate_datasets(list(splits.values()))
             ids = list(self.ids(whole, range(len(whole))))
             cut = made_splits(ids, sizes, seed, self.name)

@@ -41,7 +41,15 @@ class RetrievalMetric(evaluate.Metric):
             features=Features(_AXES),
         )
 
-    def _compute(self, kind: list[str], axis: list[list[float]], id: list[int]) -> dict[str, float]:
+    def _compute(
+        self,
+        kind: list[str],
+        axis: list[list[float]],
+        id: list[int],
+        containment_scale: float | None = None,
+        containment_bias: float = 0.0,
+    ) -> dict[str, float]:
+        # `evaluate.combine` hands to each what any of them takes: the scale and the bias are for `ConeMetric`.
         nothing: list[list[int]] = [[]] * len(kind)
         return retrieval_metrics(_by_kind(kind, axis, [0.0] * len(kind), id, nothing, nothing, nothing))
 

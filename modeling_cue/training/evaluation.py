@@ -107,10 +107,11 @@ def _cat(tensors: list[Tensor]) -> Tensor:
 
 
 def _unique(columns: list[Tensor]) -> Embedded:
-    axis, radius, key, *rest = columns
-    order = key.argsort(stable=True)
-    key = key[order]
+    axis, radius, key, ids, *sets = columns
+    order = ids.argsort(stable=True)
+    order = order[key[order].argsort(stable=True)]
     first = torch.ones_like(key, dtype=torch.bool)
-    first[1:] = key[1:] != key[:-1]
+    # Rows of several data sets in one may have one number, and not one sample.
+    first[1:] = (key[order].diff() != 0) | (ids[order].diff() != 0)
     keep = order[first]
-    return Embedded(Cone(axis[keep], radius[keep]), *(column[keep] for column in rest))
+    return Embedded(Cone(axis[keep], radius[keep]), *(column[keep] for column in (ids, *sets)))

@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -125,8 +126,8 @@ def compute_losses(
     `info_nce_t2i` and the like for every two modalities (both directions); `containment_p2c` (phrase, caption),
     `containment_c2i`, `_c2a`, `_c2v` (caption; image, audio, video); `composition` (compound; image, audio, video, and
     of one that holds its picture, text).
-    Terms of weight 0 are not computed. All that was embedded still gets a gradient, of 0 where no term compares it:
-    every parameter takes part in every step, as DistributedDataParallel asks.
+    Terms of weight 0 are not computed, unless a batch allows no others. All that was embedded still gets a gradient,
+    of 0 where no term compares it: every parameter takes part in every step, as DistributedDataParallel asks.
 
     With several processes each computes the pairs of its own rows with the rows of all. The value of a term is that of
     the global batch; its gradient is `world.size` times this process' share of it, so that the mean over processes,
@@ -141,35 +142,35 @@ def compute_losses(
     """
     gathered = embedded if everywhere is None else everywhere
     sides = {kind: Side(embedded[kind], gathered[kind]) for kind in gathered}
-    sums: dict[str, list[Sums]] = {}
+    possible: dict[str, list[Callable[[], Sums]]] = {}
     present = [kind for kind in LETTERS if kind in sides]
     for first, second in combinations(present, 2):
         name = f"info_nce_{LETTERS[first]}2{LETTERS[second]}"
-        if weights.counts(name):
-            sums[name] = [info_nce_sums(sides[first], sides[second], logit_scale, same_sample)]
+        possible[name] = [partial(info_nce_sums, sides[first], sides[second], logit_scale, same_sample)]
     for level in LEVELS:
-        name = f"containment_{level.name}"
-        if level.outer in sides and level.inner in sides and weights.counts(name):
-            outer, inner, moves_axes = sides[level.outer], sides[level.inner], weights.containment_moves_axes
-            scales = (containment_scale, containment_bias)
-            sums[name] = [containment_sums(outer, inner, level.relation, *scales, moves_axes)]
-    if weights.counts("composition"):
-        wholes = [sides[kind] for kind in MEDIA if kind in sides]
-        if "composed" in sides and wholes:
-            sums["composition"] = [info_nce_sums(sides["composed"], whole, logit_scale, relation) for whole in wholes]
-        if "pictured" in sides and "text" in sides:
-            found = info_nce_sums(sides["pictured"], sides["text"], logit_scale, said_of_sample)
-            sums.setdefault("composition", []).append(found)
-    if not sums:
+        if level.outer in sides and level.inner in sides:
+            outer, inner, scales = sides[level.outer], sides[level.inner], (containment_scale, containment_bias)
+            moves_axes = weights.containment_moves_axes
+            compare = partial(containment_sums, outer, inner, level.relation, *scales, moves_axes)
+            possible[f"containment_{level.name}"] = [compare]
+    compounds = [("composed", kind, relation) for kind in MEDIA] + [("pictured", "text", said_of_sample)]
+    for compound, whole, related in compounds:
+        if compound in sides and whole in sides:
+            compare = partial(info_nce_sums, sides[compound], sides[whole], logit_scale, related)
+            possible.setdefault("composition", []).append(compare)
+    if not possible:
         raise ValueError(
-            f"nothing to learn from a batch with only {', '.join(embedded) or 'nothing'}: a loss of a weight above 0 "
-            f"needs two of {', '.join(LETTERS)}, or phrases and text"
+            f"nothing to learn from a batch with only {', '.join(embedded) or 'nothing'}: a loss needs two of "
+            f"{', '.join(LETTERS)}, or phrases and text"
         )
-    terms = _terms(sums, world)
+    # A batch that has only terms of weight 0, as the last of an epoch may, is a step all the same.
+    counting = [name for name in possible if weights.counts(name)] or list(possible)
+    terms = _terms({name: [compare() for compare in possible[name]] for name in counting}, world)
     if not weights.all_count:
-        given = [part for rows in embedded.values() for part in (rows.cone.axis.sum(), rows.cone.radius.sum())]
-        name = next(iter(terms))
-        terms[name] = terms[name] + 0.0 * sum([*given, logit_scale, containment_scale, containment_bias])
+        given = {kind: rows.cone.axis.sum() + rows.cone.radius.sum() for kind, rows in embedded.items()}
+        check_finite({f"the sum over the cones of {kind}": value for kind, value in given.items()})
+        name = counting[0]
+        terms[name] = terms[name] + 0.0 * sum([*given.values(), logit_scale, containment_scale, containment_bias])
     return terms
 
 
@@ -229,7 +230,7 @@ def radius_alarm(embedded: dict[str, Embedded]) -> list[str]:
         if median < NEAR_BOUND:
             alarms.append(
                 f"{kind} radii have gone to 0 (median {median:.3g} rad): lower containment_weight, or start them "
-                f"wider (radius_init)"
+                f"wider (radius_init of CUEModel.from_encoders)"
             )
         elif median > math.pi - NEAR_BOUND:
             alarms.append(

@@ -55,6 +55,8 @@ class CaptionPairs(torch.utils.data.Dataset):
         captions = rows.select_columns(["caption"]).with_format("arrow")[:].column("caption")
         counts = pc.list_value_length(captions).to_numpy()
         self._ends = np.cumsum(np.ones_like(counts) if every_caption else counts)
+        if not len(self._ends):
+            raise ValueError("there are no rows: nothing can be trained or measured on an empty data set")
         self._draws = Draws(seed)
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,13 +76,14 @@ class CaptionPairs(torch.utils.data.Dataset):
 
     def __getitems__(self, items: Sequence[int]) -> list[dict[str, Any]]:
         # What a data loader asks for where it is there: the rows of a batch cost little more than one.
+        items = [int(item) for item in items]  # a sampler's may be of a type too small for what is made of them
         if wrong := [item for item in items if not 0 <= item < len(self)]:
             raise IndexError(f"item {wrong[0]} is not among the {len(self)} of this data")
         indices = np.searchsorted(self._ends, items, side="right").tolist()
         columns = self.rows[indices]
         found = []
         for place, (item, index) in enumerate(zip(items, indices, strict=True)):
-            row = {"index": index} | {name: column[place] for name, column in columns.items()}
+            row = {name: column[place] for name, column in columns.items()} | {"index": index}
             if self.images is not None:
                 row["image"] = self.images[index]
             count = len(row["caption"])

@@ -180,9 +180,11 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
             )
         # Checkpoints hold adapters: none may lie beside the merged model.
         training.hub_strategy = HubStrategy.END
-    for name in ("validation_split", "test_split", "image_cache"):
+    for name in ("train_split", "validation_split", "test_split", "image_cache"):
         if str(getattr(data, name)).lower() == "none":
             setattr(data, name, None)
+    if data.train_split is None:
+        _check_evaluation(model, data, training)
     if data.validation_split is None:  # nothing to evaluate on, nor to choose by
         training.eval_strategy = IntervalStrategy.NO
         training.load_best_model_at_end = False
@@ -190,3 +192,15 @@ def _check(model: ModelArguments, data: DataArguments, training: CUETrainingArgu
         data.feature_cache = "none"  # not given at all, it may be automatic
     if model.jpeg_draft < 0:
         raise ValueError(f"jpeg_draft={model.jpeg_draft} is not valid; it must be 0 (never) or more")
+
+
+def _check_evaluation(model: ModelArguments, data: DataArguments, training: CUETrainingArguments) -> None:
+    if model.model_name_or_path is None:
+        raise ValueError("train_split is none: name the checkpoint to evaluate (--model_name_or_path DIR)")
+    if data.validation_split is None and data.test_split is None:
+        raise ValueError("train_split, validation_split and test_split are all none: name the split to evaluate")
+    if training.push_to_hub or training.resume_from_checkpoint or model.lora_rank:
+        raise ValueError(
+            "train_split is none: nothing is trained, adapted or saved; leave out push_to_hub, resume_from_checkpoint "
+            "and lora_rank"
+        )

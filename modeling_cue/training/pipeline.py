@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers.trainer_utils import get_last_checkpoint
 
 from configuration_cue import CUEConfig
 
@@ -27,7 +28,7 @@ from .model_card_facts import Run
 from .pairs import CaptionPairs, caption_pairs
 from .relations import LETTERS, MEDIA
 from .report import format_table
-from .rows import BadRows
+from .rows import BadRows, DataError
 from .run_record import FILE, describe_rows
 from .scenes import SCENES, make_scenes
 from .sources import data_source
@@ -48,8 +49,19 @@ class Data:
     described: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
-    """Says what is about to run; the demo's first line names the command of the real recipe."""
+def announce(argv: Sequence[str], data: DataArguments, training: CUETrainingArguments) -> None:
+    """Says what is about to run; the demo's first line names the command of the real recipe.
+
+    Raises:
+        DataError: checkpoints of an earlier run are there, from which this one could not be told.
+    """
+    folder = Path(str(training.output_dir))
+    trains = data.train_split is not None
+    if trains and not training.resume_from_checkpoint and folder.is_dir() and get_last_checkpoint(str(folder)):
+        raise DataError(
+            f"{folder} holds checkpoints of an earlier run. To go on from the newest, add --resume_from_checkpoint "
+            "last; else name another folder (--output_dir DIR), or remove them"
+        )
     if not training.should_log:
         return
     if Path(argv[0]).stem == "demo":
@@ -58,11 +70,10 @@ def announce(argv: Sequence[str], training: CUETrainingArguments) -> None:
         )
     configuration = "built-in defaults" if argv[0].startswith("-") else argv[0]
     print(f"configuration: {configuration}; results go to {training.output_dir}", flush=True)
-    if (Path(str(training.output_dir)) / FILE).is_file() and not training.resume_from_checkpoint:
+    if trains and (folder / FILE).is_file() and not training.resume_from_checkpoint:
         logger.warning(
-            "%s holds an earlier run, which this one replaces: its checkpoints, model and results. To keep them, stop "
-            "and name another folder (--output_dir DIR); to go on from its newest checkpoint, add "
-            "--resume_from_checkpoint last", training.output_dir,
+            "%s holds an earlier run, whose model and results this one replaces; to keep them, stop and name another "
+            "folder (--output_dir DIR)", folder,
         )  # fmt: skip
 
 
@@ -132,7 +143,9 @@ def build_trainer(
     """A trainer over rows: of raw input, or of cached features for frozen towers."""
     keep_freed_memory()
     config: CUEConfig = cue.config
-    present = [m for m in config.modalities if m == "text" or m in rows.train.column_names]
+    splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
+    columns = next(found for found in splits.values() if found is not None).column_names
+    present = [m for m in config.modalities if m == "text" or m in columns]
     if missing := [m for m in config.modalities if m not in present]:
         logger.warning(
             "the data has no column of %s: that part of the model is neither trained nor evaluated; name the column "
@@ -144,7 +157,6 @@ def build_trainer(
         logger.warning("rsum needs text and images: the best model is best in %s", training.metric_for_best_model)
     use_text = training.containment_weight > 0 or training.composition_weight > 0
     phrases = data.phrases_per_caption if use_text else 0
-    splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     stores = feature_stores(cue, processor, splits, data, training, phrases, rows.bad_rows)
     for split, store in stores.items():  # what nobody will read
         splits[split] = splits[split].remove_columns([c for c in store.modality_of if c in splits[split].column_names])
@@ -167,16 +179,19 @@ def build_trainer(
             data.random_crop_scale if in_training else 1.0, normalize=not in_training,
         )  # fmt: skip
 
-    trainer = CUETrainer(
-        model=cue,
-        args=training,
-        train_dataset=caption_pairs(
+    pairs = None
+    if splits["train"] is not None:
+        pairs = caption_pairs(
             splits["train"],
             data.captions_per_image,
             seed=training.seed,
             shuffle_buffer_size=data.shuffle_buffer_size,
             images=images.get("train"),
-        ),
+        )
+    trainer = CUETrainer(
+        model=cue,
+        args=training,
+        train_dataset=pairs,
         eval_dataset=_whole_rows(splits["validation"], images.get("validation")),
         data_collator=collator("train", phrases),
         eval_collator=collator("validation", None),
@@ -217,7 +232,9 @@ def _image_caches(
 
 
 def train(trainer: CUETrainer) -> None:
-    """Trains, from a checkpoint where `resume_from_checkpoint` says so."""
+    """Trains, from a checkpoint where `resume_from_checkpoint` says so; nothing where there is no training split."""
+    if trainer.train_dataset is None:
+        return
     result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
     trainer.save_metrics("train", result.metrics)
     trainer.save_state()
@@ -245,14 +262,16 @@ def save_and_share(
 ) -> None:
     """Saves model, processor and model card, writes `all_results.json`, prints the table, and pushes where asked."""
     folder = Path(str(trainer.args.output_dir))
+    trained = trainer.train_dataset is not None
     adapter = bool(model.lora_rank)
     if adapter and model.lora_merge and trainer.is_fsdp_enabled:
         logger.warning("the adapter is saved unmerged: under FSDP no process has whole weights; merge by load_lora")
     elif adapter and model.lora_merge:
         trainer.model, adapter = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload(), False
-    if trainer.is_world_process_zero() and not adapter:
+    if trained and trainer.is_world_process_zero() and not adapter:
         forget_adapter(folder, and_base=bool(model.lora_rank))
-    trainer.save_model()
+    if trained:
+        trainer.save_model()
     left_out = sum(together(lambda: rows.bad_rows.count))
     trainer.save_metrics("test" if any(k.startswith("test_") for k in metrics) else "eval", metrics)
     if not trainer.is_world_process_zero():
@@ -262,7 +281,9 @@ def save_and_share(
     print(format_table(table))
     if left_out:
         print(f"broken rows left out: {left_out}")
-    print(f"results:  {folder / 'all_results.json'}\nmodel:    {folder}")
+    print(f"results:  {folder / 'all_results.json'}\nmodel:    {folder if trained else model.model_name_or_path}")
+    if not trained:
+        return
     splits = {"train": rows.train, "validation": rows.validation, "test": rows.test}
     counts = {split: len(found) for split, found in splits.items() if isinstance(found, Dataset)}
     trainer.run = Run(metrics, model, data, counts)

@@ -22,7 +22,7 @@ HUB_TOKEN = re.compile(r"hf_\w{8,}")
 # Arguments that decide where a run writes, what it tells and how fast it is, not what it learns.
 WITHOUT_EFFECT = re.compile(
     r"(training\.(output_dir|resume_from_checkpoint|report_to|run_name|project|disable_tqdm|ddp_timeout"
-    r"|(log|save|hub|push|trackio|skip_memory|include|label_names|remove_unused)_?\w*"
+    r"|(log|save(?!_strategy|_steps)|hub|push|trackio|skip_memory|include|label_names|remove_unused)_?\w*"
     r"|per_device_eval_batch_size|dataloader_(?!drop_last|num_workers)\w+)"
     r"|data\.(data_cache_dir|feature_cache|image_cache)|model\.lora_merge|command|python)"
 )

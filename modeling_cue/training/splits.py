@@ -1,6 +1,7 @@
 """Which rows are in which split: of a source, of its split column, or made by a seeded rule; and what must hold."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from datasets import Dataset
 
 from .rows import DataError
 
+logger = logging.getLogger(__name__)
 SPLIT_ALIASES = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -37,6 +39,22 @@ KNOWN_COUNTS = {
 def split_name(name: str) -> str:
     """The usual name of a split: train, validation, test; or `name` where it is another one. restval is train."""
     return SPLIT_ALIASES.get(name.lower(), name)
+
+
+def verify_one_piece(splits: Iterable[str], column: str | None, source: str) -> None:
+    """What is to be cut anew has no splits of its own; a column of them is passed over, with a warning.
+
+    Raises:
+        DataError: it has several splits, of which the test rows would then be trained on.
+    """
+    several = list(splits)
+    if len(several) > 1:
+        raise DataError(
+            f"split_sizes cuts data that comes in one piece, and {source} has the splits {', '.join(several)}: leave "
+            "split_sizes out and name these, or give a copy in one piece"
+        )
+    if column:
+        logger.warning("%s is cut anew by split_sizes, whatever its column %r says", source, column)
 
 
 def made_splits(ids: Iterable[str], sizes: tuple[int, int], seed: int, source: str) -> dict[str, str]:

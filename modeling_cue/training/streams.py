@@ -10,7 +10,7 @@ from datasets import IterableDataset, concatenate_datasets
 from .row_forms import Numbering, content_id, row_form
 from .rows import BadRows, Columns, DataError, check_feature
 from .sources import DataSource, OpenedSource, open_source
-from .splits import find_split, made_splits, only_split, split_name
+from .splits import find_split, made_splits, only_split, split_name, verify_one_piece
 
 
 class RowStream(torch.utils.data.IterableDataset):
@@ -135,6 +135,7 @@ def stream_rows(
     if split is None:
         raw = streams[only_split(streams, source.name)]
     elif sizes:
+        verify_one_piece(streams, columns.split, source.name)
         raw = concatenate_datasets(list(streams.values()))
         among = _Among(columns.id, str, _made_split(source, columns.id, split, sizes, seed))
     elif len(streams) == 1 and columns.split:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.trainer_utils import EvalLoopOutput
@@ -258,6 +259,8 @@ class CUETrainer(TrainerWithLightCheckpoints):
             dataset = several[dataset]
         if dataset is None:
             raise ValueError("there is nothing to evaluate on: give an eval_dataset, or set eval_strategy to no")
+        if isinstance(dataset, Dataset):  # rows as they were loaded
+            dataset = CaptionPairs(dataset, every_caption=True)
         sampler: Any
         rows: Any
         workers = self.args.dataloader_num_workers or 0
@@ -308,7 +311,8 @@ class CUETrainer(TrainerWithLightCheckpoints):
         with all_threads(self.args.world_size):
             found = together(partial(compute_all, embedded, scale, bias) if measures else dict[str, float])[0]
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        if measures and self.state.global_step:  # before training all radii of a kind start at one value
+        trained = self.state.global_step and self.args.containment_weight
+        if measures and trained:  # before training all radii of a kind start at one value
             for alarm in radius_alarm(embedded):
                 warnings.warn(alarm, stacklevel=2)
         samples = max(len(rows.ids.unique()) for rows in embedded.values())
