@@ -42,7 +42,7 @@ each word's cone inside those of its parents, which alone goes a long way; and t
 one level, lie apart, which the basic edges imply but no baseline uses: those learn from random wrong pairs, as they
 were published. Beside them stand the start without training, training without that start (four times the steps), and
 for mammals the latter with the baselines' negatives. From a random start training finds the order of the mammals; that
-of all nouns it does not, and stays below the baselines there, which see more kinds of wrong pairs."""
+of all nouns it does not, and from 10 % on stays below the baselines, which learn from random wrong pairs."""
 
 Runs = list[dict[str, float]]
 
