@@ -92,8 +92,8 @@ def test_without_validation_and_test(encoders, data, tmp_path):
     assert not [name for name in results(tmp_path / "out") if name.startswith(("eval_", "test_"))]
     assert AutoModel.from_pretrained(tmp_path / "out").config.modalities == ("text", "image")
     # As many images of each as one says, none among them.
-    run(*arguments, "--split_sizes", "2", "0", folder=tmp_path)
-    assert "eval_rsum" in results(tmp_path / "out")
+    run(*arguments, "--split_sizes", "2", "0", "--output_dir", "other", folder=tmp_path)
+    assert "eval_rsum" in results(tmp_path / "other")
 
 
 def test_two_processes_fill_the_cache_that_nobody_named(encoders, data, tmp_path):
