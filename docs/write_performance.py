@@ -55,7 +55,8 @@ BENCHMARKS = {
         "Whisper over the real frames beside Whisper over 30 seconds.",
     ),
     "chunks": Benchmark(
-        "Big contrastive batches", "memory.py chunks --threads 1", "Peak memory and time of a step in chunks of 32 (GradCache).",
+        "Big contrastive batches", "memory.py chunks --threads 1",
+        "Peak memory and time of a step in chunks of 32 (GradCache).",
     ),
     "losses": Benchmark(
         "Losses in strips", "memory.py losses", "Memory of InfoNCE and containment of N captions and images."
