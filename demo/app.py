@@ -7,6 +7,7 @@ python demo/app.py org/cue --data photos
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
         search = open_search(options.model or demo_model(), options.data, options.split, options.max_rows)
     except (ValueError, OSError) as error:
         sys.exit(f"demo: {error}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder goes when a Space is stopped
     with TemporaryDirectory(prefix="cue-demo-") as folder:
         page = build(search, Shelf(Path(folder)))
         try:

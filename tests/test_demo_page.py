@@ -43,13 +43,14 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(browser, checkpoint, files):
+def address(browser, checkpoint, files, tmp_path_factory):
     """Where `python demo/app.py MODEL --data FOLDER` runs."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-W", "ignore", str(ROOT / "demo" / "app.py"), str(checkpoint)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    aside = tmp_path_factory.mktemp("aside")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(aside)}
     with subprocess.Popen(
         [*command, "--data", str(files), "--port", str(port)], cwd=checkpoint, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -67,7 +68,12 @@ def address(browser, checkpoint, files):
             yield found[0]
         finally:
             late.cancel()
-            app.kill()
+            app.terminate()
+            try:
+                app.wait(30)
+            finally:
+                app.kill()
+    assert not list(aside.glob("cue-demo-*")), "what the page showed stays behind"
 
 
 @pytest.fixture
