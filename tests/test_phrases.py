@@ -38,6 +38,8 @@ def test_ids_differ():
         ("...", "..."),
         ("ein roter Ball", "ein roter ball"),
         ("赤いボール。", "赤いボール"),
+        ("एक लड़की दौड़ती है।", "एक लड़की दौड़ती है"),  # whose marks are parts of its letters
+        ("เสื้อ", "เสื้อ"),
         ("  ", ""),
     ],
 )
@@ -94,6 +96,7 @@ def test_content_words_leave_out_function_words_but_are_never_empty():
         ("it is there", ["it is there"]),
         ("...", ["..."]),
         ("赤いボール", ["赤いボール"]),
+        ("एक लड़की दौड़ती है।", ["एक लड़की दौड़ती है"]),
         ("   ", []),
     ],
 )  # fmt: skip

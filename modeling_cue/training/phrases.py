@@ -6,8 +6,10 @@ class makes a clumsy phrase, which is still made of words of the caption in thei
 """
 
 import hashlib
-import re
 import unicodedata
+
+# Its \w has the marks that letters of Hindi, Thai or Arabic carry; to the standard library they are punctuation.
+import regex as re
 
 
 def _set(words: str) -> frozenset[str]:
@@ -109,7 +111,7 @@ def _fold(text: str) -> str:
 
 
 def _tokens(caption: str) -> list[str]:
-    return _TOKEN.findall(re.sub(r"\s+(?=['’]s\b)", "", caption))
+    return _TOKEN.findall(re.sub(r" (?=['’]s\b)", "", " ".join(caption.split())))
 
 
 def _stem(word: str) -> str:
