@@ -241,6 +241,11 @@ class CUEProcessor(ProcessorMixin):
         accepted = [name for name, part in arguments.items() if part is not None]
         return [*accepted, "videos"] if self.image_processor is not None else accepted
 
+    @property
+    def text_length(self) -> int:
+        """The length in tokens at which texts are cut."""
+        return self.max_text_length or longest_text(self.tokenizer)
+
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The tokens of each text as a call gives them, without padding: what texts can be sorted by before one.
 
@@ -264,8 +269,7 @@ class CUEProcessor(ProcessorMixin):
         for number, one in enumerate(texts):
             if not isinstance(one, str) or not (one.strip() or allow_empty):
                 raise ValueError(f"text number {number} is empty or no text ({one!r}): leave it out")
-        longest = self.max_text_length or longest_text(self.tokenizer)
-        options = {"truncation": True, "max_length": longest} | options
+        options = {"truncation": True, "max_length": self.text_length} | options
         return self.tokenizer([self.text_prefix + one for one in texts], **options)
 
     def _audio(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from datasets import Image, List, Value, load_dataset
 from samples import make_rows, png, wav
 
 from modeling_cue import Cone, CUEIndex, CUEModel, CUEProcessor
-from modeling_cue.training.embedder import length_batches
+from modeling_cue.training.embedder import Embedder, length_batches
 from modeling_cue.training.lora import add_lora
 from modeling_cue.training.parsing import parse_embed_arguments
 from modeling_cue.training.rows import BadRowError, DataError
@@ -515,6 +515,18 @@ def test_batches_of_one_length():
     assert [[lengths[i] for i in batch] for batch in batches] == [
         [3, 3, 3, 3], [3, 3, 3, 3], [3, 4, 4], [5, 5, 5, 5], [9]
     ]  # fmt: skip
+
+
+def test_texts_of_siglip_keep_the_padding_that_the_tower_reads(encoders):
+    folder = str(encoders["siglip_text"])
+    model = CUEModel.from_encoders(text=folder, projection_dim=16, composition_dim=16).eval()
+    processor = CUEProcessor.from_encoders(text=folder)
+    texts = ["a red dog", "cat", "big cat", "red dog"]
+    axis, radius = Embedder(model, processor, ["text"]).texts(texts)
+    with torch.no_grad():
+        own = model.get_text_cones(**processor(text=texts))
+    torch.testing.assert_close(axis, own.axis)
+    torch.testing.assert_close(radius, own.radius)
 
 
 def test_tokens_are_those_of_a_call(processor):

@@ -127,11 +127,17 @@ class Embedder:
         return cones[0][order], cones[1][order]
 
     def _padded(self, lines: list[list[int]]) -> dict[str, Tensor]:
-        tokenizer, longest = self.processor.tokenizer, max(map(len, lines))
-        if min(map(len, lines)) == longest:
+        whole = self.processor.text_padding == "max_length"  # the tower reads its padding
+        if not whole and len({*map(len, lines)}) == 1:
             ids = torch.tensor(lines)
             return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        padded = tokenizer.pad({"input_ids": lines}, return_tensors="pt")
+        padded = self.processor.tokenizer.pad(
+            {"input_ids": lines},
+            padding="max_length" if whole else "longest",
+            max_length=self.processor.text_length if whole else None,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
         return {name: padded[name] for name in ("input_ids", "attention_mask")}
 
     def _media(
