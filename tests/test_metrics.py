@@ -29,8 +29,14 @@ def slow_ranks(scores, positive, negative):
     return found
 
 
+@pytest.fixture(params=["few", "many"])
+def positives(request, monkeypatch):
+    """Both ways of counting what stands ahead of a query's positives."""
+    monkeypatch.setattr(metrics_retrieval, "MANY_POSITIVES", {"few": 100, "many": 0}[request.param])
+
+
 @pytest.mark.parametrize("levels", [3, 10**6])
-def test_ranks_equal_sorting_with_ties_and_unknown_items(generator, levels):
+def test_ranks_equal_sorting_with_ties_and_unknown_items(generator, positives, levels):
     scores = torch.randint(0, levels, (40, 15), generator=generator) / 7
     drawn = torch.rand(40, 15, generator=generator)
     positive, negative = drawn < 0.2, drawn > 0.3
@@ -38,7 +44,7 @@ def test_ranks_equal_sorting_with_ties_and_unknown_items(generator, levels):
     assert [[r for r in row if r] for row in ranks.tolist()] == slow_ranks(scores, positive, negative)
 
 
-def test_equal_embeddings_get_the_worst_rank():
+def test_equal_embeddings_get_the_worst_rank(positives):
     same = torch.eye(2)[[0] * 6]
     ids = torch.arange(6)
     for ranks in retrieval_ranks(same, same, ids, ids):
@@ -46,7 +52,7 @@ def test_equal_embeddings_get_the_worst_rank():
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (5, 3), (3, 30), (100, 100)])
-def test_ranks_of_both_ways_equal_sorting_whatever_the_tile(generator, tile):
+def test_ranks_of_both_ways_equal_sorting_whatever_the_tile(generator, positives, tile):
     # Ids of one side are missing on the other, repeat, and come in any order.
     a, b = unit(17, 8, generator), unit(23, 8, generator)
     a_ids, b_ids = torch.randint(0, 12, (17,), generator=generator), torch.randint(3, 15, (23,), generator=generator)

@@ -11,6 +11,7 @@ RECALL_AT = (1, 5, 10)
 # Scores are counted in tiles of so many rows and columns: large enough for a matrix product, and still in a core's
 # cache when they are compared.
 TILE = (512, 1024)
+MANY_POSITIVES = 16  # with more of them, sorting the items costs less than comparing them with each
 CHUNK_SCORES = 2**21  # scores of a ranking by relation that are held at a time
 
 
@@ -40,16 +41,22 @@ def _most(count: Tensor) -> int:
 
 def _count_ahead(ahead: Tensor, scores: Tensor, own: Tensor, count: Tensor, dim: int) -> None:
     """Adds to `ahead` (N, P) how many of the scores along `dim` are at least as high as each of `own` (N, P)."""
-    # Queries have few positives: to compare all items with each of them costs far less than to sort the items. As 0.0
-    # and 1.0 the answers are written and added up four times as fast as bools, and exactly so below 2**24 of them.
+    most = _most(count)
+    if most > MANY_POSITIVES:
+        falling = scores.neg().movedim(dim, 1).contiguous().sort(dim=1).values
+        ahead += torch.searchsorted(falling, own.neg(), right=True)
+        return
+    # To compare all items with each of a few positives costs far less than to sort the items. As 0.0 and 1.0 the
+    # answers are written and added up four times as fast as bools, and exactly so below 2**24 of them.
     is_ahead = torch.empty_like(scores)
-    for place in range(_most(count)):
+    for place in range(most):
         ahead[:, place] += torch.ge(scores, own[:, place].unsqueeze(dim), out=is_ahead).sum(dim=dim).long()
 
 
 def _places(ahead: Tensor, own: Tensor, count: Tensor) -> Tensor:
     """Ranks (N, P) of the `count` (N,) positives of each query, from what is ahead of them and their scores `own`."""
-    rivals = ahead - (own[:, None] >= own[..., None]).sum(dim=2)  # positives are no one's rivals
+    falling = own.neg()
+    rivals = ahead - torch.searchsorted(falling, falling, right=True)  # positives are no one's rivals
     place = torch.arange(1, own.shape[1] + 1, device=own.device)
     return torch.where(place <= count[:, None], rivals + place, 0)
 
