@@ -66,12 +66,14 @@ def backward_in_chunks(
     """Adds to every weight's `grad` what the loss over all chunks together gives; returns that loss, detached.
 
     Args:
+        chunks: used up: each is let go of when its second turn begins, so that pixels make room for gradients.
         model: the wrapped model, in training mode.
         embed: runs it on one chunk; returns the cones by kind and the learned scalars of the losses.
         loss_of: the scalar loss of the cones of all chunks, by kind, and of those scalars.
         backward: runs backward from a scalar, such as `Accelerator.backward`.
     """
     batches = chunks.batches
+    count = len(batches)
     turns, alike = _agree(batches, device)
     wrapped: Any = getattr(model, "_orig_mod", model)  # a compiled model
     waits = isinstance(wrapped, DistributedDataParallel) and alike
@@ -80,8 +82,8 @@ def backward_in_chunks(
     with torch.no_grad(), _statistics_kept(model):
         for turn in range(turns):
             states.append(_random_state(device))
-            embedded, scalars = embed(batches[min(turn, len(batches) - 1)])
-            if turn < len(batches):
+            embedded, scalars = embed(batches[min(turn, count - 1)])
+            if turn < count:
                 held.append({kind: _leaf(rows) for kind, rows in embedded.items()})
     cached: Any = tuple(value.detach().requires_grad_() for value in scalars)
     loss = loss_of(join(held), cached)
@@ -89,11 +91,12 @@ def backward_in_chunks(
 
     for turn in range(turns):
         # An extra turn repeats the last chunk, without effect, to keep step with the other processes.
-        own, weight = min(turn, len(batches) - 1), float(turn < len(batches))
+        own, weight = min(turn, count - 1), float(turn < count)
         last = turn == turns - 1
+        batch = batches.pop(0) if len(batches) > 1 else batches[0]
         _set_random_state(states[turn], device)
         with wrapped.no_sync() if waits and not last else nullcontext():
-            embedded, scalars = embed(batches[own])
+            embedded, scalars = embed(batch)
             pairs = [pair for kind, rows in embedded.items() for pair in _pairs(rows, held[own][kind])]
             share = [weight * (ours * leaf.grad).sum() for ours, leaf in pairs if leaf.grad is not None]
             share += [
