@@ -140,6 +140,8 @@ def _gather(function: Callable[..., Tensor], cones: Iterable[Cone], dim: int) ->
     dims = sorted({cone.dim for cone in cones})
     if len(dims) > 1:
         raise ValueError(f"the cones live in spaces of different dimensions {dims}; they must all come from one model")
+    if function is torch.stack and len(shapes := {tuple(cone.radius.shape) for cone in cones}) > 1:
+        raise ValueError(f"the cones to be stacked have different shapes {sorted(shapes)}: give as many of each")
     # Counted from the end, a batch dimension of the axis lies one further from it.
     axis = function([cone.axis for cone in cones], dim if dim >= 0 else dim - 1)
     radius = function([cone.radius for cone in cones], dim)

@@ -10,6 +10,7 @@ import torch
 from .media_files import FILES, MediaError, import_av, open_container, open_source, to_array
 
 MAX_CHANNELS = 8  # of an array; what has more is a batch
+BARE_CHANNELS = 2  # of an array alone: others take more for a batch, which is not to be averaged without a word
 MAX_FLOAT = 8.0  # of floating-point samples, which lie in [-1, 1] but for some overshoot
 MAX_SECONDS = 3600  # of sound at up to 48 kHz; higher rates have the same number of samples
 
@@ -27,13 +28,14 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
     Args:
         value: path, bytes, {"bytes", "path"}, {"array", "sampling_rate"}, or an array (samples,) or
             (channels, samples), for which `input_sampling_rate` is needed: float, int16, int32 or uint8. Of two axes
-            the shorter one holds the channels, which are averaged.
+            the shorter one holds the channels, which are averaged: up to 8, and up to 2 of an array alone, which with
+            more could be a batch of sounds.
 
     Raises:
         MediaError: missing, damaged, without an audio stream, empty, NaN or infinite, no sampling rate, longer than an
             hour.
     """
-    name = "the audio"
+    name, bare = "the audio", False
     if isinstance(value, dict) and value.get("array") is not None:
         samples, rate = to_array(value["array"], "audio"), value.get("sampling_rate") or input_sampling_rate
     elif isinstance(value, FILES):
@@ -43,7 +45,7 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
         decoded = value.get_all_samples()
         samples, rate = to_array(decoded.data, "audio"), decoded.sample_rate
     else:
-        samples, rate, name = to_array(value, "audio"), input_sampling_rate, "the audio array"
+        samples, rate, name, bare = to_array(value, "audio"), input_sampling_rate, "the audio array", True
     if rate is None:
         raise MediaError(f"{name} comes without its sampling rate: pass sampling_rate=")
     if isinstance(rate, torch.Tensor | np.generic):  # as formatted rows of datasets have it
@@ -51,9 +53,11 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
     if not (isinstance(rate, int | float) and 1 <= rate < float("inf")):
         raise MediaError(f"{name} has sampling rate {rate!r}: it must be a number of at least 1 Hz")
     samples = _float(samples, name)
-    if samples.ndim == 2 and min(samples.shape) > MAX_CHANNELS:
+    most = BARE_CHANNELS if bare else MAX_CHANNELS
+    if samples.ndim == 2 and min(samples.shape) > most:
         raise MediaError(
-            f"{name} of shape {samples.shape} has more than {MAX_CHANNELS} channels: give several sounds as a list"
+            f"{name} of shape {samples.shape} has more than {most} channels: give several sounds as a list"
+            + (', and one with more channels as {"array": ..., "sampling_rate": ...}' if bare else "")
         )
     if samples.ndim == 2:
         samples = samples.mean(0 if samples.shape[0] <= samples.shape[1] else 1)

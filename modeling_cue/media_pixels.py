@@ -175,14 +175,23 @@ def _spec(size: Any, crop: Any, rounds: bool, resample: Any, mean: Any, std: Any
 
 
 def without_crop(image_processor: Any) -> Any:
-    """The same image processor, but for squashing the whole image to the size that it cropped."""
+    """The same image processor, but for squashing the whole image to the size that it cropped.
+
+    Raises:
+        ValueError: the class cannot do so.
+    """
     if type(image_processor).__name__ == "TimmWrapperImageProcessor":
         config = {**image_processor.data_config, "crop_pct": 1.0, "crop_mode": "squash"}
         return transformers.TimmWrapperImageProcessor(config, image_processor.architecture)
     settings = image_processor.to_dict()
     if settings.get("do_center_crop"):
         settings |= {"do_center_crop": False, "size": settings["crop_size"]}
-    return type(image_processor)(**settings)
+    whole = type(image_processor)(**settings)
+    if (spec := read_spec(whole)) and spec.resize != spec.crop:
+        raise ValueError(
+            f"{type(whole).__name__} cuts the middle out of every image at this size: leave out whole_image"
+        )
+    return whole
 
 
 # ---------------------------------------------------------------------- pixels
@@ -235,6 +244,12 @@ def faster_backend() -> str:
     return "torch" if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else "pillow"
 
 
+def _settings(image_processor: Any) -> dict[str, Any]:
+    """All that an image processor holds; of timm's transforms, which know no equality, how they are written."""
+    held = vars(image_processor)
+    return {name: repr(value) if name.endswith("_transforms") else value for name, value in held.items()}
+
+
 class ImagePipeline:
     """From values as `load_image` takes them to `pixel_values`, as an image processor's settings say.
 
@@ -248,12 +263,12 @@ class ImagePipeline:
         self.image_processor, self.fast, self.jpeg_draft = image_processor, fast, jpeg_draft
         self.spec = read_spec(image_processor) if fast else None
         self.backend = faster_backend() if self.spec else ""
-        self._settings = copy.deepcopy(vars(image_processor))
+        self._settings = copy.deepcopy(_settings(image_processor))
 
     def is_of(self, image_processor: Any, fast: bool, jpeg_draft: int) -> bool:
         """Whether it was made of these, and the image processor has not changed since."""
         same = image_processor is self.image_processor and (fast, jpeg_draft) == (self.fast, self.jpeg_draft)
-        return same and vars(image_processor) == self._settings
+        return same and _settings(image_processor) == self._settings
 
     def prepare(self, value: Any) -> Prepared | Image.Image:
         """One image decoded, cropped and resized; what is prepared already, and of these settings, comes back.

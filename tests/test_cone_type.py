@@ -127,6 +127,8 @@ def test_a_cone_refuses_what_does_not_fit():
         Cone.cat([])
     with pytest.raises(ValueError, match=r"different dimensions \[4, 5\]"):
         Cone.stack([cones(2, dim=4), cones(2, dim=5)])
+    with pytest.raises(ValueError, match=r"different shapes \[\(1,\), \(2,\)\]: give as many of each"):
+        Cone.stack([cones(2, dim=4), cones(1, dim=4)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

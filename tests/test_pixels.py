@@ -10,7 +10,16 @@ from PIL import ExifTags, Image
 
 from modeling_cue import CUEProcessor
 from modeling_cue.media_image import load_image
-from modeling_cue.media_pixels import Prepared, crop_resize, faster_backend, mirror, normalise, random_crop, read_spec
+from modeling_cue.media_pixels import (
+    Prepared,
+    crop_resize,
+    faster_backend,
+    mirror,
+    normalise,
+    random_crop,
+    read_spec,
+    without_crop,
+)
 
 # Odd, tall, wide, smaller than the target, and of the target's size; width by height.
 SIZES = ((125, 93), (83, 125), (255, 50), (37, 151), (21, 30), (56, 56))
@@ -207,3 +216,18 @@ def test_random_crops_lie_in_the_image_and_are_as_large_as_asked(size):
     assert 0.9 < max(shares) <= 1
     assert len(corners) > 20
     assert np.array_equal(np.asarray(random_crop(whole, 1.0).size) <= np.asarray(size), [True, True])
+
+
+def test_a_class_that_always_cuts_the_middle_out_cannot_take_the_whole():
+    with pytest.raises(ValueError, match="ConvNextImageProcessor.* cuts the middle out of every image at this size"):
+        without_crop(hf.ConvNextImageProcessor(size={"shortest_edge": 224}))
+    assert read_spec(without_crop(hf.ConvNextImageProcessor(size={"shortest_edge": 384}))).resize == (384, 384)
+
+
+@pytest.mark.parametrize("family", ["clip", "timm"])
+def test_the_pipeline_is_made_once_and_again_when_the_processor_changes(encoders, family):
+    processor = CUEProcessor.from_encoders(image=str(encoders[family]))
+    made, changed = processor.pipeline, without_crop(processor.image_processor)
+    assert processor.pipeline is made
+    vars(processor.image_processor).update(vars(changed))
+    assert processor.pipeline is not made
