@@ -132,7 +132,7 @@ class CUEIndex:
                 `effort` for an exact index or below 1.
         """
         self._check_filled()
-        if not 1 <= k <= len(self):
+        if not isinstance(k, int | np.integer) or not 1 <= k <= len(self):
             raise ValueError(f"k = {k}, but the index holds {len(self)} cones; give 1 to {len(self)}")
         if effort is not None and (effort < 1 or self._vectors.effort is None):
             raise ValueError(
@@ -151,7 +151,7 @@ class CUEIndex:
             ValueError: an empty index, queries of another dimension or against `check_cone`.
         """
         self._check_filled()
-        return self._search(cones, lambda items, part: related(self._vectors, items, part, is_whole(part)))
+        return self._search(cones, lambda items, part: related(self._vectors, items, part, is_whole(part), False))
 
     def containing(self, cones: Cone) -> list[Hits]:
         """What contains each query (B,): the items x with `contains(x, query)`; of an empty query it is all of them.
@@ -163,7 +163,7 @@ class CUEIndex:
         """
         self._check_filled()
         return self._search(
-            cones, lambda items, part: related(self._vectors, items, part, empty_mask(part)), inverse=True
+            cones, lambda items, part: related(self._vectors, items, part, empty_mask(part), True), inverse=True
         )
 
     def _search(
@@ -172,6 +172,7 @@ class CUEIndex:
         cones = self._checked(cones)
         hits: list[Hits] = []
         self._ready = items = self._ready or Items.of(self._table)
+        self._table = items.table  # whole columns in place of a chunk for each `add`, not beside them
         for start in range(0, len(cones.radius), _QUERIES):
             part = cones[start : start + _QUERIES]
             pairs = find(items, part)

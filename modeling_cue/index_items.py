@@ -112,18 +112,22 @@ def append_items(old: pa.Table, new: pa.Table) -> pa.Table:
         return new
     if set(new.column_names) == set(old.column_names):
         new = new.select(old.column_names)
-    if new.schema != old.schema:
+    # A column without any value has no type yet.
+    pairs = zip(old.schema.types, new.schema.types, strict=False)
+    alike = all(one == other or pa.null() in (one, other) for one, other in pairs)
+    if new.column_names != old.column_names or not alike:
         raise ValueError(
             f"the index has the columns {_described(old)}, these cones come with {_described(new)}; "
             "give the same columns of the same types at every call"
         )
-    known = new["id"].filter(pc.is_in(new["id"], value_set=old["id"]))
+    # The new ids are hashed, and not the many that are there.
+    known = old["id"].filter(pc.is_in(old["id"], value_set=new["id"].combine_chunks()))
     if len(known):
         raise ValueError(
             f"{len(known)} ids are in the index already, the first {known[0].as_py()!r}; "
             "every cone needs an id of its own"
         )
-    return pa.concat_tables([old, new])
+    return pa.concat_tables([old, new], promote_options="default")
 
 
 def _described(table: pa.Table) -> str:

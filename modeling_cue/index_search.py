@@ -79,16 +79,27 @@ def neighbours(vectors: FlatVectors, cones: Cone, k: int, effort: int | None) ->
     tied = (values[:, -1] >= values[:, k - 1] - doubt) & (count < total)
     row, column = np.nonzero((positions >= 0) & ~tied[:, None])
     found = [(row, positions[row, column])]
-    for query in np.flatnonzero(tied):
-        more = vectors.above(queries[query : query + 1], float(values[query, k - 1] - doubt))[1]
-        found.append((np.full(len(more), query), more))
+    again = np.flatnonzero(tied)
+    if len(again):
+        row, position = vectors.above(queries[again], (values[again, k - 1] - doubt).astype(np.float32))
+        found.append((again[row], position))
     return _joined(found)
 
 
-def related(vectors: FlatVectors, items: Items, cones: Cone, everything: Tensor) -> Pairs:
-    """Candidates for containment either way (B,); all items where `everything` (B,) is true."""
+def related(vectors: FlatVectors, items: Items, cones: Cone, everything: Tensor, inverse: bool) -> Pairs:
+    """Candidates for what lies inside each query (B,), or contains it where `inverse`.
+
+    All items are candidates where `everything` (B,) is true.
+    """
     queries, special = containment_queries(cones, everything), items.special
-    rows, positions = vectors.above(queries, -slack(cones.dim))
+
+    def fits(row: Tensor, position: Tensor) -> Tensor:
+        # The vectors do not say which cone of a pair contains the other: it can only be the wider one.
+        asked, found = cones.radius[row], items.radius[position]
+        return (found >= asked if inverse else found <= asked) | everything[row]
+
+    bound = np.full(len(queries), -slack(cones.dim), np.float32)
+    rows, positions = vectors.above(queries, bound, fits)
     # Whole and empty cones contain, or lie inside, whatever the angle.
     plain = ~np.isin(positions, special)
     always = np.repeat(np.arange(len(queries)), len(special)), np.tile(special, len(queries))

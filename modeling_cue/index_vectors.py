@@ -6,6 +6,7 @@ range search with a fixed bound finds whatever lies inside a query or contains i
 differs from pair to pair. With (mu_q, 0, 0) the inner product is the cosine of the angle.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,13 +101,24 @@ class FlatVectors:
             found = found.gather(1, kept)
         return best.numpy(), found.numpy()
 
-    def above(self, queries: np.ndarray, bound: float) -> tuple[np.ndarray, np.ndarray]:
-        """All pairs whose inner product is above `bound`: which query (M,), which position (M,)."""
-        pairs = [
-            (products > bound).nonzero() + torch.tensor([0, start]) for start, products in self._products(queries)
-        ]
-        found = torch.cat(pairs).numpy()
-        return found[:, 0], found[:, 1]
+    def above(
+        self, queries: np.ndarray, bound: np.ndarray, fits: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """All pairs whose inner product is above the query's `bound` (B,): which query (M,), which position (M,).
+
+        Args:
+            fits: of such pairs (query, position), which ones to keep; the others take no memory beyond their block.
+        """
+        least, pairs = torch.from_numpy(bound)[:, None], []
+        for start, products in self._products(queries):
+            row, position = (products > least).nonzero(as_tuple=True)
+            position = position + start
+            if fits is not None:
+                kept = fits(row, position)
+                row, position = row[kept], position[kept]
+            pairs.append((row, position))
+        rows, positions = zip(*pairs, strict=True)
+        return torch.cat(rows).numpy(), torch.cat(positions).numpy()
 
     def save(self, folder: Path) -> None:
         np.save(folder / self.file, self.array)

@@ -267,8 +267,10 @@ def test_metadata_in_every_form():
     assert {i: name for i, name in zip(found.ids, found.metadata("name")["name"], strict=True)} == dict(
         enumerate("abcdefgh")
     )
+    index.add(items, [8, 9], {"name": [None, None], "size": [8, 9]})  # of no type yet
+    assert index.nearest(items[:1], 10)[0].metadata("name")["name"].count(None) == 2
     with pytest.raises(ValueError, match="metadata must be a dict of columns, .*paths as text"):
-        index.add(items, [8, 9], {"name": [Path("a"), Path("b")], "size": [0, 0]})
+        index.add(items, [10, 11], {"name": [Path("a"), Path("b")], "size": [0, 0]})
 
 
 def test_a_compound_of_parts_is_a_query_like_any_other(model, processor):
@@ -311,6 +313,7 @@ def change(cone, axis=1.0, radius=None):
         (lambda i: i.nearest(change(cones(1, dim=4), radius=math.nan), 1), r"Cone.radius: .* not in \[0, pi\]"),
         (lambda i: i.nearest(cones(1, dim=4), 4), "k = 4, but the index holds 3 cones; give 1 to 3"),
         (lambda i: i.nearest(cones(1, dim=4), 0), "k = 0"),
+        (lambda i: i.nearest(cones(1, dim=4), 1.5), "k = 1.5"),
         (lambda i: i.nearest(cones(1, dim=4), 1, effort=64), "effort = 64 .* is for an approximate index"),
         (lambda i: i.add(cones(2, dim=4), [7, 7]), "1 ids stand more than once, the first 7"),
         (lambda i: i.add(cones(2, dim=4), [7, 2]), "1 ids are in the index already, the first 2"),
