@@ -518,6 +518,18 @@ def test_image_folder_may_not_name_files_outside(load, tmp_path, streaming):
         list(load(tmp_path / "images", "train", streaming=streaming))
 
 
+@reads_csv
+@both_ways
+def test_a_folder_of_images_whose_table_would_not_be_read(load, tmp_path, streaming):
+    write_images(tmp_path / "data" / "images", (1, 2))
+    lines = [("images/1.jpg", "a"), ("images/2.jpg", "b")]
+    table = write_table(tmp_path / "data" / "captions.csv", ("image", "caption"), lines)
+    message = r"media beside the table 'captions.csv', which would not be read: call it metadata.csv, .*give the table"
+    with pytest.raises(DataError, match=message):
+        list(load(tmp_path / "data", "train", streaming=streaming))
+    assert [row["caption"] for row in load(table, "train", streaming=streaming)] == [["a"], ["b"]]
+
+
 @pytest.mark.parametrize("name", ["nowhere/", "./nowhere", "nowhere.csv", "/nowhere/at/all", "../up"])
 def test_path_that_is_not_there(load, name):
     with pytest.raises(DataError, match=f"there is no file or folder {name!r}"):

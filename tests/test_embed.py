@@ -412,6 +412,8 @@ def test_a_broken_row_stops_the_run_or_is_left_out_whole(embed, one_broken, tmp_
     assert found["modality"][:] == ["text"] * 2 + ["image"] + ["text"] * 4 + ["image"] * 2
     assert "broken rows left out: 1" in capsys.readouterr().out
     assert "left out: 1." in (tmp_path / "out" / "README.md").read_text()
+    embed(one_broken, *flags, "--on_bad_row", "skip")
+    assert "left out" not in capsys.readouterr().out  # it was finished: not all is read again
 
 
 def test_nothing_but_broken_rows(embed, tmp_path):

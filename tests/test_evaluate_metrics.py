@@ -81,6 +81,9 @@ def test_modules_load_from_their_folders_and_combine(generator, tmp_path, monkey
         both.add_batch(**columns(rows, kind, names))
     calibrated = both.compute(containment_scale=10.0, containment_bias=0.1)
     assert "containment_ece_c2i" in set(calibrated) - set(found)
+    parts = [columns(rows, kind, names) for kind, rows in embedded.items()]
+    whole = {name: [value for part in parts for value in part[name]] for name in names}
+    assert both.compute(**whole) == pytest.approx(found, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -102,6 +105,7 @@ def test_cards_say_what_runs(name, tmp_path, monkeypatch):
         ({"axis": [[3.0, 0.0], [0.0, 1.0]]}, "norm that is not 1"),
         ({"axis": [[float("nan"), 0.0], [0.0, 1.0]]}, "not finite|not 1"),
         ({"radius": [9.0, 0.1]}, r"radi"),
+        ({"requires": [[1], [0]]}, "hold ids from 1 on, 0 is no id: add 1"),
         ({"kind": ["text", "picture"]}, "kind 'picture' is not valid; it must be one of text, phrase, image"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
@@ -244,6 +244,14 @@ def test_the_code_of_a_model_with_other_modalities(names, tmp_path, monkeypatch,
     found = run_code(text, tmp_path, monkeypatch)
     assert ("cosines" in found) == (len(pair) > 1)
     assert "answer" not in found
+
+
+def test_the_form_that_a_plain_push_leaves_is_nobodys_card():
+    data = ModelCardData(library_name="transformers", tags=["x"])
+    form = str(ModelCard.from_template(data, model_description="This model card has been automatically generated."))
+    assert not is_edited(form)
+    assert is_edited(form.replace("# Model Card for Model ID", "# Model Card for Model ID\n\nFinds pictures."))
+    assert is_edited(form.replace("# Model Card for Model ID", "# My model"))
 
 
 @pytest.mark.parametrize("flags", [[], ["--lora_rank", "2"], ["--lora_rank", "2", "--lora_merge", "true"]])

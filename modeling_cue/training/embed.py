@@ -1,6 +1,5 @@
 """The steps of `run_embed.py`, one function each."""
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from .embed_arguments import EmbedArguments
 from .embed_readme import readme
 from .embed_store import ConeStore, Totals, cone_features
 from .embedder import Embedder
-from .fingerprint import model_fingerprint
+from .fingerprint import model_fingerprint, rows_fingerprint
 from .loading import load_checkpoint
 from .loose import is_loose, loose_rows
 from .rows import BadRows, DataError
@@ -186,7 +185,7 @@ def finish(embedder: Embedder, source: Source, store: ConeStore) -> Totals | Non
         rate = sum(count / seconds for count, seconds in done)
         here = f"  {sum(count for count, _ in done):,} in this run at {rate:,.1f}/s" if done else ""
         print(f"{modality:8}{totals.cones[modality]:12,} cones{here}")
-    if totals.left_out:
+    if totals.left_out and not was_finished:  # then its README has the number, with those met while reading
         print(f"broken rows left out: {totals.left_out}")
     print(f"result:  {store.folder}" + (" (was finished before)" if was_finished else ""))
     return totals
@@ -227,19 +226,21 @@ def _present(rows: Dataset | RowStream, wanted: tuple[str, ...]) -> tuple[str, .
     if isinstance(rows, RowStream):
         there = set(rows.column_names) | ({"text"} if rows.columns.caption else set())
     else:
-        listed = rows.select_columns(["caption", "media"])
-        there = {m for row in listed for m in (*row["media"], *(["text"] if row["caption"] else ()))}
+        there = {m for media in _values(rows, "media") for m in media}
+        there |= {"text"} if any(_values(rows, "caption")) else set()
     return tuple(m for m in wanted if m in there)
+
+
+def _values(rows: Dataset, name: str) -> Iterator[Any]:
+    for batch in rows.select_columns([name]).iter(10_000):
+        yield from batch[name]
 
 
 def _content(rows: Dataset | RowStream) -> str:
     """A hash of ids and captions, of rows that can be looked at."""
     if isinstance(rows, RowStream):
         return ""
-    digest = hashlib.blake2b(digest_size=16)
-    for row in rows.select_columns(["id", "caption", "media"]):
-        digest.update(repr(row).encode())
-    return digest.hexdigest()
+    return rows_fingerprint(rows.select_columns(["id", "caption", "media"]))
 
 
 def _units(source: Source, shard_size: int) -> list[Any]:

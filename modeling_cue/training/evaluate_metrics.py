@@ -46,10 +46,9 @@ class RetrievalMetric(evaluate.Metric):
         kind: list[str],
         axis: list[list[float]],
         id: list[int],
-        containment_scale: float | None = None,
-        containment_bias: float = 0.0,
+        **of_cones: Any,
     ) -> dict[str, float]:
-        # `evaluate.combine` hands to each what any of them takes: the scale and the bias are for `ConeMetric`.
+        # `evaluate.combine` hands to each what any of them takes: the others are for `ConeMetric`.
         nothing: list[list[int]] = [[]] * len(kind)
         return retrieval_metrics(_by_kind(kind, axis, [0.0] * len(kind), id, nothing, nothing, nothing))
 
@@ -94,6 +93,8 @@ def _by_kind(kind: Any, axis: Any, radius: Any, id: Any, *sets: Any) -> dict[str
     known = (*KINDS, "parts_mean")
     if unknown := sorted(set(kind) - set(known)):
         raise ValueError(f"kind {unknown[0]!r} is not valid; it must be one of {', '.join(known)}")
+    if any(number < 1 for column in sets for row in column for number in row):
+        raise ValueError("requires, implies and words hold ids from 1 on, 0 is no id: add 1 to yours")
     rows = Embedded(cones, torch.tensor(id), *(padded(column, 0) for column in sets))
     places: dict[str, list[int]] = {}
     for place, name in enumerate(kind):

@@ -127,9 +127,24 @@ def open_source(source: DataSource, streaming: bool = False, columns: list[str] 
             raise
         raise DataError(f"a split of {source.name!r} is empty ({error}); remove its file or fill it") from error
     splits = dict(found)
+    if path.is_dir() and (unread := _unread_tables(path, splits)):
+        raise DataError(
+            f"{source.name!r} holds media beside the table {unread!r}, which would not be read: call it "
+            f"metadata{Path(unread).suffix}, with the files in a column file_name, give the table itself as "
+            "dataset_name, or move it away"
+        )
     if "restval" in splits and "train" in splits:
         splits["train"] = concatenate_datasets([splits["train"], splits.pop("restval")])
     return OpenedSource(splits, roots, path.exists(), source.token)
+
+
+def _unread_tables(folder: Path, splits: Any) -> str:
+    """A table that `datasets` passes over in a folder that it takes for one of media; "" where there is none."""
+    if next(iter(splits.values())).info.builder_name not in ("imagefolder", "audiofolder", "videofolder"):
+        return ""
+    kinds = FILE_BUILDERS.keys() - {".json"}  # which many programs put beside each file
+    tables = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in kinds and p.stem != "metadata")
+    return next((str(p.relative_to(folder)) for p in tables), "")
 
 
 def _open_file(path: Path, options: dict[str, Any]) -> Any:
