@@ -21,6 +21,8 @@ from .media import thumbnail
 
 # What the visitor of the demo's own scenes may ask for; of other data the first captions are.
 SCENE_PHRASES = ("a red circle", "something green", "a small blue ring", "a large square above a small triangle")
+# Radians by which a text embedded alone may differ from itself among others: it lies inside itself all the same.
+ROUNDING = 1e-5
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Search:
     def find(self, query: Cone, kind: str, count: int, only_inside: bool) -> Found:
         """The `count` items of a kind that are nearest to the query (1,), perhaps of those inside it only."""
         index = self.indexes[kind]
-        within = index.inside(query)[0]
+        within = index.inside(Cone(query.axis, (query.radius + ROUNDING).clamp(max=math.pi), query.empty))[0]
         hits = within if only_inside else index.nearest(query, min(count, len(index)))[0]
         inside = set(within.positions.tolist())
         _, scale, bias = self.model.scales()

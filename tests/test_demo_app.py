@@ -183,6 +183,14 @@ def test_what_is_found_is_what_the_algebra_says(search, parts, turn):
         assert all(item.inside for item in within.items)
 
 
+def test_a_text_of_the_collection_contains_itself_whatever_it_was_embedded_with(search):
+    for at, caption in enumerate(search.cones["text"].texts):
+        query = search.text(caption).cone
+        cone = Cone(query.axis, query.radius - 1e-6)  # as rounding may have it
+        (own,) = (item for item in search.find(cone, "text", 99, only_inside=False).items if item.position == at)
+        assert own.inside
+
+
 def test_items_are_called_by_their_captions_and_ids(search):
     query = search.text("a dog runs").cone
     (text,) = search.find(query, "text", 1, only_inside=False).items
