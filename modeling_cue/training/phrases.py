@@ -57,6 +57,9 @@ STOP_WORDS = DETERMINERS | PREPOSITIONS | BREAKS | _set("one several many few al
 
 _TOKEN = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*|[^\w\s]|_")
 _POSSESSIVE = re.compile(r"\s*['’]s\b", re.IGNORECASE)
+_SPACE_BEFORE_POSSESSIVE = re.compile(r" (?=['’]s\b)")
+_NO_WORD = re.compile(r"[\W_]+")
+_VOWELS = frozenset("aeiouy")
 
 
 def hash_id(text: str) -> int:
@@ -72,7 +75,7 @@ def normalise(text: str) -> str:
     empty text gives "".
     """
     folded = " ".join(_fold(text).split())
-    bare = re.sub(r"[\W_]+", " ", _POSSESSIVE.sub(" ", folded)).split()
+    bare = _NO_WORD.sub(" ", _POSSESSIVE.sub(" ", folded)).split()
     return " ".join([word for word in bare if word not in ARTICLES] or bare) or folded
 
 
@@ -111,7 +114,7 @@ def _fold(text: str) -> str:
 
 
 def _tokens(caption: str) -> list[str]:
-    return _TOKEN.findall(re.sub(r" (?=['’]s\b)", "", " ".join(caption.split())))
+    return _TOKEN.findall(_SPACE_BEFORE_POSSESSIVE.sub("", " ".join(caption.split())))
 
 
 def _stem(word: str) -> str:
@@ -124,7 +127,7 @@ def _stem(word: str) -> str:
             stem = stem[:-1]
     for ending in ("ing", "ed"):
         base = stem.removesuffix(ending)
-        if base != stem and len(base) > 2 and re.search("[aeiouy]", base):
+        if base != stem and len(base) > 2 and not _VOWELS.isdisjoint(base):
             stem = base[:-1] if base[-1] == base[-2] and base[-1] not in "lsz" else base
             break
     return stem[:-1] if len(stem) > 3 and stem.endswith("e") else stem
