@@ -6,10 +6,10 @@ python benchmarks/memory.py activations
 
 Every measurement is a process of its own; memory is the peak of the process, of `losses` above what stood before it
 began, and freed memory goes back to the system at once: what is seen is what tensors take. That costs time, which is
-therefore measured by another process, with the allocator as it is. `losses` takes InfoNCE
-and containment of as many captions as images, forward and backward. `chunks` trains a ViT and a BERT with AdamW: plain
-batches up to the first two sizes, chunks from the second on. `activations` counts the weights of a ViT-B/32 and a BERT
-base tower with their heads, and what autograd keeps of an image and of a text in bfloat16.
+therefore measured by another process, with the allocator as it is. `losses` takes InfoNCE and containment of as many
+captions as images, forward and backward. `chunks` trains a ViT and a BERT with AdamW: plain batches up to the first
+two sizes, chunks from the second on. `activations` counts the weights of a ViT-B/32 and a BERT base tower with their
+heads, and what autograd keeps of an image and of a text in bfloat16.
 """
 
 import argparse

@@ -66,8 +66,8 @@ def backward_in_chunks(
     """Adds to every weight's `grad` what the loss over all chunks together gives; returns that loss, detached.
 
     Args:
-        chunks: used up: each is let go of when its second turn begins, so that pixels make room for gradients.
         model: the wrapped model, in training mode.
+        chunks: used up: each is let go of when its second turn begins, so that pixels make room for gradients.
         embed: runs it on one chunk; returns the cones by kind and the learned scalars of the losses.
         loss_of: the scalar loss of the cones of all chunks, by kind, and of those scalars.
         backward: runs backward from a scalar, such as `Accelerator.backward`.
