@@ -7,7 +7,8 @@ python benchmarks/hard_negatives.py --models runs/flickr8k_42 runs/flickr8k_43 r
 The encoder is any SentenceTransformer but the model under test. Of each phrase the ten wrong captions, and of each
 caption the ten wrong images, that are nearest by it count as negatives; an image is as near as the nearest of its
 captions. Printed are AUROCs of containment margins and of the cosine in percent, mean over the models and standard
-deviation, against all pairs and against these.
+deviation: all pairs against these in one ranking, where a phrase counts as often as it is said; and the mean over
+distinct phrases, and over captions, of each one's own.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from modeling_cue.training.data import load_rows
 from modeling_cue.training.evaluation import embed_dataset
 from modeling_cue.training.metrics_cones import level_counts
 from modeling_cue.training.metrics_hard import VectorSimilarity
+from modeling_cue.training.metrics_queries import concept_scores, distinct_places
 from modeling_cue.training.pairs import CaptionPairs
 from modeling_cue.training.relations import LEVELS, MEDIA
 
@@ -61,12 +63,16 @@ def measure(name: str, rows: Any, similarity: dict[str, VectorSimilarity]) -> di
     embedded = embed_dataset(model, loader, device)
     found = {}
     for level in LEVELS:
-        if level.name in similarity:
-            counts = level_counts(embedded[level.outer], embedded[level.inner], level, similarity[level.name])
-            found[level.name] = {
-                "all": counts.margins.auroc(), "all by cosine": counts.cosines.auroc(),
-                "hard": counts.hard_margins.auroc(), "hard by cosine": counts.hard_cosines.auroc(),
-            }  # fmt: skip
+        if level.name not in similarity:
+            continue
+        outer, inner, alike = embedded[level.outer], embedded[level.inner], similarity[level.name]
+        counts = level_counts(outer, inner, level, alike)
+        once = distinct_places(outer) if level.outer == "phrase" else torch.arange(len(outer))
+        each = concept_scores(outer[once], inner, level, alike.of(once))
+        found[level.name] = {
+            "hard": counts.hard_margins.auroc(), "hard by cosine": counts.hard_cosines.auroc(),
+            "each by itself, hard": each.query_hard, "each by itself, hard, by cosine": each.query_hard_cosine,
+        }  # fmt: skip
     return found
 
 
@@ -93,7 +99,7 @@ def main() -> None:
     parser.add_argument("--max_samples", type=int)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    rows = load_rows(given.dataset_name, given.split, max_samples=given.max_samples, id_column="filename")
+    rows = load_rows(given.dataset_name, given.split, max_samples=given.max_samples)
     similarity = similarities(rows, SentenceTransformer(given.encoder))
     runs = [measure(name, rows, similarity) for name in given.models]
     print(table(runs))

@@ -33,8 +33,8 @@ from wordnet_data import best_threshold, cross_f1, f1_score, read_pairs, read_ta
 from wordnet_methods import PARTS, RANDOM, Scores, train_cones
 
 PERCENT = (0, 10, 25, 50)
-# Steps and edges per step of the cones; a baseline takes twice the steps, each of fewer edges with ten corrupted ones
-# for every edge, and so sees two to three times the pairs that the cones see, themselves with two peers for an edge.
+# Steps and edges per step of the cones, with two peers for an edge; a baseline takes twice the steps, each of fewer
+# edges with ten corrupted ones for every edge: two to four times the pairs of the cones, on nouns half of the edges.
 SIZES = {"mammals": (600, 1024), "nouns": (400, 16384)}
 BASELINE_EDGES = {"mammals": 512, "nouns": 4096}
 METHODS: dict[str, Callable[..., Scores]] = {
@@ -79,6 +79,7 @@ def measure(name: str, folder: Path, test: Path | None, dim: int, percent: int, 
     found, labels = scores(validation), validation[:, 2]
     f1 = f1_score(scores(pairs), pairs[:, 2], best_threshold(found, labels)) if test else cross_f1(found, labels)
     run = {"method": name, "subset": folder.name, "dim": dim, "percent": percent, "seed": seed}
+    run |= {"test": test.name if test else None, "steps_given": steps}
     return run | {"steps": own_steps, "batch": batch, "f1": 100 * f1} | spent
 
 
@@ -124,6 +125,12 @@ def parse() -> argparse.Namespace:
         parser.error("--dim must be at least 2: a sphere needs two dimensions")
     if arguments.steps is not None and arguments.steps < 1:
         parser.error("--steps must be at least 1; the start alone is --methods cones-no-training")
+    for option in ("dim", "percent", "seed", "methods"):
+        values = getattr(arguments, option)
+        if len(set(values)) < len(values):
+            parser.error(f"--{option} names a value twice: {' '.join(map(str, values))}; runs would count twice")
+    if arguments.output:  # before hours of work, not after
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
     return arguments
 
 

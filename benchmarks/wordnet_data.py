@@ -71,10 +71,19 @@ class Taxonomy:
 def read_edges(path: Path, columns: tuple[str, ...], nodes: int) -> np.ndarray:
     """(E, len(columns)) int64. Raises ValueError or FileNotFoundError that say what is missing."""
     table = read_table(path, columns)
-    found = np.stack([table[name].to_numpy() for name in columns], 1).astype(np.int64)
-    ends = found[:, :2]
-    if len(found) == 0:
+    if len(table) == 0:
         raise ValueError(f"{path} has no rows")
+    for name in columns:
+        if table[name].null_count:
+            raise ValueError(
+                f"{path}: the column {name} has {table[name].null_count} empty cells; leave these rows out"
+            )
+    given = np.stack([table[name].to_numpy() for name in columns], 1)
+    found = given.astype(np.int64)
+    if (found != given).any():
+        row, column = np.argwhere(found != given)[0]
+        raise ValueError(f"{path}: the column {columns[column]} holds {given[row, column]}; whole numbers are needed")
+    ends = found[:, :2]
     if ends.min() < 0 or ends.max() >= nodes:
         raise ValueError(
             f"{path} names node {ends.min() if ends.min() < 0 else ends.max()}, but nodes are 0 to {nodes - 1}"
@@ -85,7 +94,9 @@ def read_edges(path: Path, columns: tuple[str, ...], nodes: int) -> np.ndarray:
 def read_table(path: Path, columns: tuple[str, ...]) -> pa.Table:
     """The columns of a parquet file, or what is wrong with it."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; --data is a folder with mammals/ and nouns/, see --help")
+        raise FileNotFoundError(
+            f"{path} is not there; --data is a folder with mammals/ and nouns/, --test a parquet file, see --help"
+        )
     missing = [name for name in columns if name not in parquet.read_schema(path).names]
     if missing:
         raise ValueError(
@@ -113,6 +124,8 @@ def read_pairs(path: Path, nodes: int) -> np.ndarray:
     pairs = read_edges(path, ("child", "parent", "label"), nodes)
     if set(np.unique(pairs[:, 2])) != {0, 1}:
         raise ValueError(f"{path}: labels must be 0 and 1, both present; got {np.unique(pairs[:, 2]).tolist()[:5]}")
+    if np.bincount(pairs[:, 2]).min() < 2:
+        raise ValueError(f"{path}: two pairs of each label are needed, one for either half")
     return pairs
 
 

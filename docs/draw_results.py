@@ -1,7 +1,7 @@
 """Draws the figures of docs/results.md from a trained model and the photographs that it was not trained on.
 
 python docs/draw_results.py --model runs/flickr8k_42 --dataset_name DIR --composition runs/composition.json \
-    [--towers docs/towers.json] [--split test] [--max_samples N] [--output docs]
+    [--towers docs/towers.json] [--split test] [--id_column filename] [--max_samples N] [--output docs]
 
 Colours are those of Okabe and Ito, which people of every colour vision can tell apart. No photograph or caption of the
 data is shown: their file names are, and the queries are written here.
@@ -56,7 +56,7 @@ def radii(embedded: dict[str, Embedded]) -> Figure:
             left.hist(
                 values, bins=60, density=True, histtype="stepfilled", alpha=0.45, color=colour, label=NAMES[kind]
             )
-    left.set(xlabel="radius (rad)", ylabel="density", title="Radius by kind")
+    left.set(xlabel="radius (rad)", ylabel="density (log scale)", yscale="log", title="Radius by kind")
     left.legend(frameon=False)
     phrases = distinct_phrases(embedded["phrase"])
     count, radius = true_of(phrases, [embedded["text"]]).numpy(), phrases.cone.radius.numpy()
@@ -133,7 +133,10 @@ def concepts(model: Any, processor: Any, embedded: dict[str, Embedded]) -> Figur
     for concept, cone, panel in zip(CONCEPTS, cones, panels.flat, strict=True):
         said = torch.tensor([hash_id(word) for word in words(concept)])
         true = {kind: (embedded[kind].words[:, :, None] == said).any(1).all(1) for kind, _ in kinds}
-        plane = _spread(cone.axis, torch.cat([embedded[kind].cone.axis[true[kind]] for kind, _ in kinds]))
+        shown = [embedded[kind].cone.axis[true[kind]] for kind, _ in kinds]
+        if sum(map(len, shown)) < 2:  # no spread: that of all items
+            shown = [embedded[kind].cone.axis for kind, _ in kinds]
+        plane = _spread(cone.axis, torch.cat(shown))
         told = []
         for kind, marker in kinds:
             items, truth = embedded[kind].cone, true[kind]
@@ -142,9 +145,9 @@ def concepts(model: Any, processor: Any, embedded: dict[str, Embedded]) -> Figur
             shares = [f"{int((inside & side).sum())} of {int(side.sum())}" for side in (truth, ~truth)]
             told.append(f"{NAMES[kind]}: {shares[0]} that say so, {shares[1]} others")
             azimuth = torch.atan2(*(items.axis @ plane).T.flip(0))
-            for shown, colour, size in ((~truth, "0.75", 5), (truth, COLOURS[kind], 14)):
+            for sort, colour, size in ((~truth, "0.75", 5), (truth, COLOURS[kind], 14)):
                 for held, fill in ((False, "none"), (True, colour)):
-                    chosen = (shown & (inside == held)).nonzero()[:MOST_SHOWN, 0]
+                    chosen = (sort & (inside == held)).nonzero()[:MOST_SHOWN, 0]
                     panel.scatter(
                         azimuth[chosen], angle[chosen], size, marker=marker, edgecolors=colour, facecolors=fill,
                         linewidths=0.6,
@@ -160,6 +163,7 @@ def concepts(model: Any, processor: Any, embedded: dict[str, Embedded]) -> Figur
     ]
     marks.append(panels[0, 0].scatter([], [], 14, "0.75", label="others"))
     marks.append(panels[0, 0].scatter([], [], 14, edgecolors="0.4", facecolors="none", label="hollow: not contained"))
+    figure.suptitle(f"Of each sort of mark at most {MOST_SHOWN} are drawn", fontsize=9)
     marks += panels[0, 0].plot([], [], color=RED, label="radius of the phrase")
     figure.legend(handles=marks, loc="outside lower center", ncols=5, frameon=False, fontsize=9)
     return figure
@@ -221,6 +225,7 @@ def main() -> None:
     parser.add_argument("--composition", type=Path, required=True)
     parser.add_argument("--towers", type=Path, default=Path("docs/towers.json"))
     parser.add_argument("--split", default="test")
+    parser.add_argument("--id_column", default="filename", help="the names that the contact sheet shows")
     parser.add_argument("--max_samples", type=int)
     parser.add_argument("--output", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
@@ -228,7 +233,8 @@ def main() -> None:
         AutoModel.from_pretrained(arguments.model).eval(),
         AutoProcessor.from_pretrained(arguments.model),
     )
-    rows = load_rows(arguments.dataset_name, arguments.split, max_samples=arguments.max_samples, id_column="filename")
+    names = arguments.id_column
+    rows = load_rows(arguments.dataset_name, arguments.split, max_samples=arguments.max_samples, id_column=names)
     collator = CUECollator(processor, model.config.modalities, None)
     loader = DataLoader(CaptionPairs(rows, every_caption=True), batch_size=50, collate_fn=collator)
     embedded = embed_dataset(model, loader, torch.device("cpu"))

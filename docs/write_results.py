@@ -11,7 +11,6 @@ Folders are those of `run_contrastive.py`, files those of the scripts in benchma
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +22,8 @@ import composition
 import hard_negatives
 import stamps
 import wordnet
+from results_tables import Runs, containment, markdown, radii, read, retrieval
 
-LEVELS = {"p2c": "phrase contains caption", "c2i": "caption contains image", "c2a": "caption contains sound"}
-KINDS = {"phrase": "phrases", "text": "captions", "image": "images", "audio": "sounds", "video": "clips"}
-WAYS = {"t": "text", "i": "image", "a": "sound", "v": "clip"}
 FLICKR8K = """accelerate launch run_contrastive.py configs/flickr8k.yaml --dataset_name DIR --text_encoder DIR \\
     --image_encoder DIR --seed 42 --output_dir runs/flickr8k_42   # and 43, 44"""
 SPOKEN = """accelerate launch run_contrastive.py configs/flickr8k_spoken.yaml --dataset_name DIR --text_encoder DIR \\
@@ -43,77 +40,6 @@ one level, lie apart, which the basic edges imply but no baseline uses: those le
 were published. Beside them stand the start without training, training without that start (four times the steps), and
 for mammals the latter with the baselines' negatives. From a random start training finds the order of the mammals; that
 of all nouns it does not, and from 10 % on stays below the baselines, which learn from random wrong pairs."""
-
-Runs = list[dict[str, float]]
-
-
-def read(folders: Sequence[str]) -> Runs:
-    """The metrics of the test split of each run, without their prefix."""
-    found = []
-    for folder in folders:
-        metrics = json.loads((Path(folder) / "all_results.json").read_text())
-        found.append({key.removeprefix("test_"): value for key, value in metrics.items() if key.startswith("test_")})
-    return found
-
-
-def cell(runs: Runs, key: str, factor: float = 100, digits: int = 1) -> str:
-    """Mean ± standard deviation over the runs; a dash where the figure does not exist."""
-    values = [factor * run[key] for run in runs if key in run]
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def retrieval(runs: Runs, ways: Sequence[str], **names: str) -> str:
-    rows = []
-    called = WAYS | names
-    for way in ways:
-        figures = [cell(runs, f"{way}_R@{k}") for k in (1, 5, 10)]
-        chance = " / ".join(f"{100 * runs[0][f'{way}_chance_R@{k}']:.1f}" for k in (1, 5, 10))
-        rows.append([f"{called[way[0]]} -> {called[way[2]]}", *figures, cell(runs, f"{way}_median_rank", 1), chance])
-    return markdown(["%", "R@1", "R@5", "R@10", "median rank", "chance R@1 / 5 / 10"], rows)
-
-
-def containment(runs: Runs) -> str:
-    head = [
-        "", "AUROC", "by cosine", "hard negatives: AUROC", "by cosine", "AP", "calibration error", "still active",
-    ]  # fmt: skip
-    names = ("auroc", "auroc_cosine", "auroc_hard", "auroc_hard_cosine", "ap", "ece", "active")
-    rows = [
-        [title, *(cell(runs, f"containment_{name}_{level}", digits=2 if name == "ece" else 1) for name in names)]
-        for level, title in LEVELS.items()
-        if f"containment_auroc_{level}" in runs[0]
-    ]
-    pooled = [
-        ["cones", cell(runs, "containment_pooled_auroc")],
-        ["cosine and the best constant radius of each kind", cell(runs, "containment_pooled_auroc_constant_radius")],
-        ["cosine", cell(runs, "containment_pooled_auroc_cosine")],
-    ]
-    both = markdown(["both levels in one ranking, %", "AUROC"], pooled)
-    return f"{markdown(head, rows)}\n\n{both}"
-
-
-def radii(runs: Runs) -> str:
-    rows = [
-        [name, cell(runs, f"radius_mean_{kind}", 1, 3), cell(runs, f"radius_std_{kind}", 1, 3)]
-        for kind, name in KINDS.items()
-        if f"radius_mean_{kind}" in runs[0]
-    ]
-    rest = (
-        f"Spearman of a phrase's radius with the log of how many samples it is true of: "
-        f"{cell(runs, 'radius_specificity_spearman', 1, 2)}. Of the truly nested triples of phrase, caption, image, "
-        f"{cell(runs, 'transitivity_chains')} % are nested at both steps; of these the phrase does not contain the "
-        f"image in {cell(runs, 'transitivity_violations')} %."
-    )
-    if "transitivity_false_pairs" in runs[0]:
-        rest += f" Of the false pairs of phrase and image, {cell(runs, 'transitivity_false_pairs')} % are nested too."
-    return markdown(["radius (rad)", "mean", "standard deviation within the kind"], rows) + "\n\n" + rest
 
 
 def section(title: str, command: str, *parts: str) -> str:
@@ -162,7 +88,10 @@ def composed(title: str, name: str, models: str, file: str) -> str:
 
 
 def hard(models: str, file: str) -> str:
-    command = f"python benchmarks/hard_negatives.py --models {models} --dataset_name DIR --encoder all-MiniLM-L6-v2"
+    command = (
+        f"python benchmarks/hard_negatives.py --models {models} --dataset_name DIR --encoder DIR "
+        "--output runs/hard_negatives.json"
+    )
     return section(
         "Hard negatives by a neural encoder",
         command,
@@ -232,11 +161,17 @@ def nouns(files: Sequence[str]) -> str:
         command = (
             f"python benchmarks/wordnet.py --data DIR --subset {subset} --dim {_words(dims)} --percent "
             f"{_words(percents)} --seed {_words(seeds)} --methods {_words(methods)}"
+            + (" --test FILE" if runs[0].get("test") else "")
+            + (f" --steps {runs[0]['steps_given']}" if runs[0].get("steps_given") else "")
+            + f" --output runs/{Path(file).name}"
         )
         cost = f"At most {max(run['processor_seconds'] for run in runs) / 60:.1f} minutes of processor time a run."
         table = wordnet.table(runs, methods, dims, percents, subset == "nouns")
         title = f"WordNet: {subset}, {', '.join(map(str, percents))} %, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
-        parts.append(section(title, command, WORDNET if file == files[0] else "As above.", table, cost))
+        note = WORDNET if file == files[0] else "As above."
+        if runs[0].get("test"):
+            note += " But F1 is that of FILE's pairs, with the threshold that is best on all validation pairs."
+        parts.append(section(title, command, note, table, cost))
     return "\n\n".join(parts)
 
 

@@ -14,11 +14,13 @@ class CompositionLayer(nn.Module):
     """Composes primitives of any modalities into one compound: cones (B, K, D), (B, K) -> cone (B, D), (B,).
 
     Learned over a geometric base. A set encoder without positions sees all parts (Lee et al., Set Transformer, ICML
-    2019); from it come a weight for each part and a shift. The axis is the weighted mean of the parts' axes plus the
-    shift, brought to unit length. The radius is a smooth minimum over the parts of theta_k - angle(mu_k, axis): the
-    largest cone round that axis that all parts contain, floored at `min_radius`. The order of parts does not matter
-    and one part alone comes back as it is. `dropout`, on what the set encoder reads, within it and on the shift, keeps
-    the shift from knowing the training samples by heart: what remains for others is nearer to the base.
+    2019); the mean of what it says of them gives a gate in (0, 2) for each dimension, and a shift. The axis is the
+    mean of the parts' axes times the gate plus the shift, brought to unit length. No part is weighed against another:
+    from some hundreds of samples, whose pictures are soon known by heart, a weight for each part learns to trust
+    pictures more than those of others deserve. The radius is a smooth minimum over the parts of theta_k - angle(mu_k,
+    axis): the largest cone round that axis that all parts contain, floored at `min_radius`. The order of parts does
+    not matter and one part alone comes back as it is. `dropout`, on what the set encoder reads, within it and on the
+    shift, keeps the shift from knowing the training samples by heart: what remains for others is nearer to the base.
 
     Args:
         projection_dim: D. dim, heads, layers: shape of the set encoder. min_radius: radians in (0, pi).
@@ -38,13 +40,13 @@ class CompositionLayer(nn.Module):
         )
         self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(dim)
-        self.weight = nn.Linear(dim, 1)
+        self.gate = nn.Linear(dim, projection_dim)
         self.shift = nn.Linear(dim, projection_dim)
         self.dropout = ByteDropout(dropout)
 
     def reset_parameters(self) -> None:
-        # No shift and equal weights: training starts from the mean of the axes.
-        for linear in (self.weight, self.shift):
+        # Gates of one and no shift: training starts from the mean of the axes.
+        for linear in (self.gate, self.shift):
             init.zeros_(linear.weight)
             init.zeros_(linear.bias)
 
@@ -85,10 +87,11 @@ class CompositionLayer(nn.Module):
 
         tokens = self.embed(torch.cat([self.dropout(axis), radius[..., None]], -1).to(self.norm.weight.dtype))
         tokens = self.norm(self.encoder(tokens, src_key_padding_mask=~mask))
-        share = self.weight(tokens).squeeze(-1).to(radius.dtype).masked_fill(~mask, float("-inf")).softmax(-1)
-        context = (self.dropout(self.shift(tokens)).to(axis.dtype) * share[..., None]).sum(1)
-        mean = (axis * share[..., None]).sum(1)
-        compound = nn.functional.normalize(_apart_from_zero(mean + context, axis, mask), dim=-1)
+        share = (mask / parts)[..., None]
+        context = (tokens * share.to(tokens.dtype)).sum(1)
+        gate = 2 * self.gate(context).to(axis.dtype).sigmoid()
+        total = (axis * share.to(axis.dtype)).sum(1) * gate + self.dropout(self.shift(context)).to(axis.dtype)
+        compound = nn.functional.normalize(_apart_from_zero(total, axis, mask), dim=-1)
 
         room = (radius - angle(axis, compound[:, None])).masked_fill(~mask, float("inf"))
         smooth = -self.temperature * torch.logsumexp(-room / self.temperature, -1)

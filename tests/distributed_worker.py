@@ -28,7 +28,7 @@ def make_model() -> CUEModel:
     image = LAYERS | {"model_type": "vit", "image_size": 16, "patch_size": 8, "hidden_dropout_prob": 0.0}
     config = CUEConfig(text_config=text, image_config=image, projection_dim=8, composition_dim=16)
     model = CUEModel(config)
-    for linear in (model.composition.weight, model.composition.shift):
+    for linear in (model.composition.gate, model.composition.shift):
         torch.nn.init.normal_(linear.weight, std=0.3)
     return model.train()
 

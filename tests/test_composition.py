@@ -13,7 +13,7 @@ from modeling_cue.composition import CompositionLayer
 def layer():
     torch.manual_seed(0)
     layer = CompositionLayer(projection_dim=8, dim=16, heads=2, layers=2, min_radius=0.01)
-    for linear in (layer.weight, layer.shift):
+    for linear in (layer.gate, layer.shift):
         torch.nn.init.normal_(linear.weight, std=0.3)
     return layer.eval()
 

@@ -314,11 +314,20 @@ def with_radii(radii):
 def test_healthy_radii_raise_no_alarm():
     healthy = with_radii([0.5 + 0.01 * k for k in range(10)])
     assert radius_alarm({kind: healthy for kind in (*LETTERS, "phrase")}) == []
+    few_at_bounds = with_radii([0.0, math.pi] + [0.5 + 0.1 * k for k in range(8)])
+    assert radius_alarm({"phrase": few_at_bounds}) == []
 
 
 @pytest.mark.parametrize(
     ("radii", "told"),
-    [([0.001 * k for k in range(10)], "gone to 0"), ([math.pi - 0.001] * 10, "gone to pi"), ([0.7] * 10, "one value")],
+    [
+        ([0.001 * k for k in range(10)], "gone to 0"),
+        ([0.0] * 3 + [1.0] * 7, "gone to 0"),  # a part of them is enough
+        ([math.pi - 0.001] * 10, "gone to pi"),
+        ([1.0] * 7 + [math.pi] * 3, "gone to pi"),
+        ([0.7] * 10, "one value"),
+        ([0.7] * 9 + [1.7], "one value"),  # one that differs saves nothing
+    ],
 )
 def test_collapsed_radii_raise_an_alarm_that_names_kind_and_remedy(radii, told):
     (alarm,) = radius_alarm({"text": with_radii([0.5 + 0.01 * k for k in range(10)]), "image": with_radii(radii)})

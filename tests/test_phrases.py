@@ -119,3 +119,19 @@ def test_phrases_contain_their_caption(caption):
     assert len({normalise(phrase) for phrase in phrases}) == len(phrases)
     told = "".join(caption.split())
     assert all(word in told for phrase in phrases for word in phrase.split())
+
+
+@pytest.mark.parametrize(
+    ("caption", "phrases"),
+    [
+        ("A man is not wearing a hat .", ["A man"]),
+        ("A dog without a collar , on the grass", ["A dog", "on the grass", "the grass"]),
+        ("A child isn't smiling but waves a flag", ["A child", "waves", "a flag"]),
+        ("A child isn’t smiling", ["A child"]),
+        ("A boy with no shirt", ["A boy"]),
+        ("Nobody is here", ["Nobody is here"]),
+        ("A knot in a notebook", ["A knot", "A knot in a notebook", "a notebook"]),
+    ],
+)
+def test_what_a_caption_denies_is_no_phrase_of_it(caption, phrases):
+    assert split_phrases(caption) == phrases

@@ -78,6 +78,15 @@ def test_bad_data_is_refused(wordnet, tree):
     write(tree / "one.parquet", child=[1], parent=[0], label=[1])
     with pytest.raises(ValueError, match="labels must be 0 and 1, both present"):
         wordnet.read_pairs(tree / "one.parquet", nodes)
+    write(tree / "half.parquet", child=[1, 2], parent=[0, 0], label=[1, 0])
+    with pytest.raises(ValueError, match="two pairs of each label are needed"):
+        wordnet.read_pairs(tree / "half.parquet", nodes)
+    write(tree / "share.parquet", child=[1, 2], parent=[0, 0], label=[0.7, 1])
+    with pytest.raises(ValueError, match="the column label holds 0.7; whole numbers are needed"):
+        wordnet.read_pairs(tree / "share.parquet", nodes)
+    write(tree / "null.parquet", child=[1, None], parent=[0, 0], label=[1, 0])
+    with pytest.raises(ValueError, match="the column child has 1 empty cells"):
+        wordnet.read_pairs(tree / "null.parquet", nodes)
     write(tree / "train_10.parquet", child=[1, 2, 3, 4], parent=[2, 3, 1, 0])
     with pytest.raises(ValueError, match=r"cycle: .*1 \(n1\) is a 2 \(n2\)"):
         wordnet.read_taxonomy(tree, 10)

@@ -17,7 +17,7 @@ from ..contrastive import symmetric_info_nce
 from .relations import LETTERS, LEVELS, MEDIA, Embedded, relation, said_of_sample, same_sample
 from .tiled_losses import Side, Sums, containment_sums, info_nce_sums
 
-# Radii nearer to 0 or pi than this have gone to the bound; a standard deviation below this is one value (radians).
+# Radii nearer to 0 or pi than this have gone to the bound; quartiles nearer to each other are one value (radians).
 NEAR_BOUND = 0.01
 ONE_VALUE = 0.001
 # Fewer radii than this may be alike by chance.
@@ -219,27 +219,31 @@ def total_loss(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
 def radius_alarm(embedded: dict[str, Embedded]) -> list[str]:
     """One message for each kind whose radii have gone to a bound or to one value, with what to change; else [].
 
-    Compounds are left out: their radius goes to its floor where parts have nothing in common, which is reported there.
+    They have where a quarter of them are at the bound, or where the middle half of them are equal. Compounds are left
+    out: their radius goes to its floor where parts have nothing in common, which is reported there.
     """
     alarms = []
     for kind, rows in embedded.items():
         radius = rows.cone.radius.detach().float()
         if kind not in (*LETTERS, "phrase") or len(radius) < ENOUGH_RADII:
             continue
-        median, spread = radius.median().item(), radius.std(correction=0).item()
-        if median < NEAR_BOUND:
+        ordered = radius.sort().values  # `quantile` takes no more than 16 M values
+        last, quarter = len(ordered) - 1, (len(ordered) - 1) // 4
+        low, median, high = (ordered[place].item() for place in (quarter, last // 2, last - quarter))
+        told = f"(quartiles {low:.3g}, {median:.3g}, {high:.3g} rad)"
+        if low < NEAR_BOUND:
             alarms.append(
-                f"{kind} radii have gone to 0 (median {median:.3g} rad): lower containment_weight, or start them "
-                f"wider (radius_init of CUEModel.from_encoders)"
+                f"{kind} radii have gone to 0 {told}: lower containment_weight, or start them wider (radius_init of "
+                f"CUEModel.from_encoders)"
             )
-        elif median > math.pi - NEAR_BOUND:
+        elif high > math.pi - NEAR_BOUND:
             alarms.append(
-                f"{kind} radii have gone to pi (median {median:.3g} rad), where a cone contains everything: lower "
-                f"containment_weight or head_learning_rate, or use batches with more negatives"
+                f"{kind} radii have gone to pi {told}, where a cone contains everything: lower containment_weight or "
+                f"head_learning_rate, or use batches with more negatives"
             )
-        elif spread < ONE_VALUE:
+        elif high - low < ONE_VALUE:
             alarms.append(
-                f"{kind} radii have gone to one value ({median:.3g} rad, standard deviation {spread:.2g}): raise "
-                f"containment_weight or head_learning_rate, and see that captions of the batch have phrases"
+                f"{kind} radii have gone to one value {told}: raise containment_weight or head_learning_rate, and see "
+                f"that captions of the batch have phrases"
             )
     return alarms

@@ -12,6 +12,7 @@ from ..cones import pairwise_angle, pairwise_contains
 from .metrics_calibration import calibration_metrics
 from .metrics_counts import PER_RADIAN, Counts
 from .metrics_hard import VectorSimilarity, WordSimilarity, hardest_negatives
+from .metrics_queries import concept_scores, distinct_places
 from .relations import LETTERS, LEVELS, UNKNOWN, Embedded, Level, relation
 
 # Pairs that are held at a time.
@@ -81,6 +82,7 @@ def containment_metrics(
         `containment_auroc_cosine_{level}`, for each level (p2c, c2i, c2a, c2v) that has true and false pairs;
         `containment_auroc_hard_{level}`, `containment_auroc_hard_cosine_{level}`: the same with the hardest of the
         false pairs alone (see `metrics_hard`), where the words of both sides are known;
+        `containment_concepts_{...}_{level}`: each distinct phrase once, and each by itself; see `metrics_queries`;
         `containment_ece_{level}`, `containment_active_{level}`: see `metrics_calibration`;
         `containment_auroc`, `containment_ap`, `containment_auroc_cosine`, `containment_auroc_hard` and
         `containment_auroc_hard_cosine`: their means over p2c and the first level below captions (c2i where there are
@@ -105,6 +107,9 @@ def containment_metrics(
             found[f"containment_auroc_{level.name}"] = counts.margins.auroc()
             found[f"containment_ap_{level.name}"] = counts.margins.average_precision()
             found[f"containment_auroc_cosine_{level.name}"] = counts.cosines.auroc()
+            outer = embedded[level.outer]
+            concepts = distinct_phrases(outer) if level.outer == "phrase" else outer
+            found |= concept_scores(concepts, embedded[level.inner], level, pairs=CHUNK_PAIRS).named(level.name)
             if counts.hard_margins.defined:
                 found[f"containment_auroc_hard_{level.name}"] = counts.hard_margins.auroc()
                 found[f"containment_auroc_hard_cosine_{level.name}"] = counts.hard_cosines.auroc()
@@ -144,13 +149,7 @@ def best_pooled_auroc(first: Counts, second: Counts) -> float:
 
 def distinct_phrases(phrases: Embedded) -> Embedded:
     """One item (the first) for each distinct `requires`, without those that have none: the concepts of a data set."""
-    phrases = phrases[(phrases.requires != 0).any(dim=1)]
-    if not len(phrases):
-        return phrases
-    unique, group = phrases.requires.unique(dim=0, return_inverse=True)
-    first = torch.full((len(unique),), len(phrases), device=group.device)
-    first.scatter_reduce_(0, group, torch.arange(len(phrases), device=group.device), "amin")
-    return phrases[first.sort().values]
+    return phrases[distinct_places(phrases)]
 
 
 def true_of(phrases: Embedded, kinds: list[Embedded]) -> Tensor:

@@ -2,7 +2,8 @@
 
 The splitter knows the closed classes of English (articles, prepositions, auxiliaries, pronouns), the endings of verbs
 and the few dozen verbs that captions use without an ending. It parses nothing: a word that it takes for the wrong
-class makes a clumsy phrase, which is still made of words of the caption in their order and so still contains it.
+class makes a clumsy phrase, which is still made of words of the caption in their order and so still contains it. What
+a caption denies ("without a hat") is no phrase of it: from the denial to punctuation or a "but" all is left out.
 """
 
 import hashlib
@@ -30,6 +31,7 @@ BREAKS = AUXILIARIES | _set(
     "each both himself herself itself themselves so then than not also just very too together "
     "because if although though until since"
 )
+DENIALS = _set("no not never without none nobody nothing nor neither cannot")
 COLOURS = _set(
     "black white red blue green yellow orange brown purple pink gray grey tan gold silver beige blond "
     "blonde dark light"
@@ -136,8 +138,16 @@ def _stem(word: str) -> str:
 def _clauses(tokens: list[str]) -> list[list[str]]:
     """Cuts at punctuation and at words that belong to no phrase; "black and white" stays whole."""
     clauses: list[list[str]] = [[]]
+    denied = False
     for i, token in enumerate(tokens):
         word = token.lower().removesuffix("'s")
+        if word in DENIALS or word.endswith(("n't", "n’t")):
+            denied = True
+            clauses.append([])
+            continue
+        if denied and token[0].isalnum() and word != "but":
+            continue
+        denied = False
         pair = {tokens[i - 1].lower(), tokens[i + 1].lower()} if 0 < i < len(tokens) - 1 else {""}
         is_break = (word in BREAKS and (word not in DETERMINERS or word != token.lower())) or not token[0].isalnum()
         if is_break and not (word == "and" and pair <= COLOURS):
