@@ -106,7 +106,7 @@ class CUEConfig(PreTrainedConfig):
         if self.checkpoint_format > FORMAT:
             raise ValueError(
                 f"this checkpoint is in format {self.checkpoint_format}, of a newer CUE; this one reads formats up to "
-                f"{FORMAT}: pip install -U cue-embedder, or load it with trust_remote_code=True, by the code beside it"
+                f"{FORMAT}: update the package, or load it with trust_remote_code=True, by the code beside it"
             )
         self.poolers = copy(self.poolers or {})
         self.radius_init = {m: 1.0 if m == "text" else 0.1 for m in MODALITIES} | (self.radius_init or {})

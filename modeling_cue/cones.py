@@ -9,8 +9,10 @@ smallest round both, `meet` the largest inside both, `meet_hull` the smallest ro
 no axis: what may be empty is flagged in `Cone.empty`, and everything here that speaks of sets heeds the flag; margins
 and probabilities are geometry and read axis and radius alone.
 
-Every function is pure, broadcasts over batch dimensions, computes in float32 or better whatever the autocast (half
-precision comes back as float32) and has finite gradients. Two batches of cones that broadcast are written (...) below.
+Axes are of unit length and radii in [0, pi]: `check_cone` checks it, and all else takes it for granted, as looking at
+values would wait for the device. Every function is pure, broadcasts over batch dimensions, computes in float32 or
+better whatever the autocast (half precision comes back as float32) and has finite gradients. Two batches of cones that
+broadcast are written (...) below.
 
 Prior art: Disk Embeddings (Suzuki et al., ICML 2019), of which these are the spherical case; order embeddings
 (Vendrov et al., ICLR 2016); hyperbolic entailment cones (Ganea et al., ICML 2018); ConE (Zhang et al., NeurIPS 2021);

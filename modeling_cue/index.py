@@ -121,19 +121,18 @@ class CUEIndex:
     # ---------------------------------------------------------------- queries
 
     def nearest(self, cones: Cone, k: int, effort: int | None = None) -> list[Hits]:
-        """The k cones whose axes are nearest to that of each query (B,), whatever the radii and `empty`.
+        """The k cones (all, where there are fewer) with the axes nearest to each query's (B,), whatever the radii.
 
         Args:
             effort: for an approximate index, how many candidates its walk keeps (FAISS's efSearch), 128 unless told:
                 the more, the slower and the nearer to exact.
 
         Raises:
-            ValueError: an empty index, queries of another dimension or against `check_cone`, k not in [1, count],
-                `effort` for an exact index or below 1.
+            ValueError: an empty index, queries of another dimension or against `check_cone`, k below 1, `effort` for
+                an exact index or below 1.
         """
         self._check_filled()
-        if not isinstance(k, int | np.integer) or not 1 <= k <= len(self):
-            raise ValueError(f"k = {k}, but the index holds {len(self)} cones; give 1 to {len(self)}")
+        k = min(_checked_k(k), len(self))
         if effort is not None and (effort < 1 or self._vectors.effort is None):
             raise ValueError(
                 f"effort = {effort} must be at least 1, and is for an approximate index, not for an exact one"
@@ -141,29 +140,38 @@ class CUEIndex:
         effort = effort or self._vectors.effort
         return self._search(cones, lambda items, part: neighbours(self._vectors, part, k, effort), filtered=False, k=k)
 
-    def inside(self, cones: Cone) -> list[Hits]:
+    def inside(self, cones: Cone, k: int | None = None) -> list[Hits]:
         """What lies inside each query (B,): the items x with `contains(query, x)`. Exact on an approximate index too.
+
+        `k`: only the k of them with the nearest axes.
 
         Nothing but empty cones lies inside a query that is flagged empty, as a compound of parts far apart is; to ask
         by its axis and radius, pass `Cone(compound.axis, compound.radius)`.
 
         Raises:
-            ValueError: an empty index, queries of another dimension or against `check_cone`.
+            ValueError: an empty index, queries of another dimension or against `check_cone`, k below 1.
         """
         self._check_filled()
-        return self._search(cones, lambda items, part: related(self._vectors, items, part, is_whole(part), False))
+        most = None if k is None else _checked_k(k)
+        return self._search(
+            cones, lambda items, part: related(self._vectors, items, part, is_whole(part), False), k=most
+        )
 
-    def containing(self, cones: Cone) -> list[Hits]:
+    def containing(self, cones: Cone, k: int | None = None) -> list[Hits]:
         """What contains each query (B,): the items x with `contains(x, query)`; of an empty query it is all of them.
 
-        Exact on an approximate index too.
+        Exact on an approximate index too. `k` as in `inside`.
 
         Raises:
             ValueError: as `inside`.
         """
         self._check_filled()
+        most = None if k is None else _checked_k(k)
         return self._search(
-            cones, lambda items, part: related(self._vectors, items, part, empty_mask(part), True), inverse=True
+            cones,
+            lambda items, part: related(self._vectors, items, part, empty_mask(part), True),
+            inverse=True,
+            k=most,
         )
 
     def _search(
@@ -227,3 +235,9 @@ class CUEIndex:
             ImportError: an approximate index without FAISS.
         """
         return cls._of(*load_index(Path(folder), memory_map))
+
+
+def _checked_k(k: int) -> int:
+    if not isinstance(k, int | np.integer) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k = {k}: give a whole number of at least 1")
+    return int(k)

@@ -58,7 +58,7 @@ def load_index(folder: Path, memory_map: bool) -> tuple[FlatVectors, pa.Table]:
     if newer:
         raise ValueError(
             f"{folder} is in format {about['format_version']}, written by version {by}; "
-            f"this version reads formats up to {FORMAT_VERSION}: pip install -U {_PACKAGE}"
+            f"this version reads formats up to {FORMAT_VERSION}: update the package"
         )
     try:
         kind = {kind.kind: kind for kind in (FlatVectors, GraphVectors)}[about["kind"]]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +24,19 @@ _MORE = 16
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
+class Hit(NamedTuple):
+    """One item that was found; its fields are those of `Hits`."""
+
+    id: Any
+    score: float
+    margin: float
+
+
 @dataclass(frozen=True, eq=False)
 class Hits:
     """What one query found, closest axis first; equal angles in the order in which the cones were added.
+
+    `hits[0]`, and each of `for hit in hits`, is a `Hit`: (id, score, margin).
 
     Args:
         positions: (n,) int64, where the cones stand in the index, counted in the order of adding.
@@ -43,8 +53,15 @@ class Hits:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def __iter__(self) -> Iterator[Hit]:
+        return map(Hit, self.ids, self.scores.tolist(), self.margins.tolist())
+
+    def __getitem__(self, place: int) -> Hit:
+        position, score, margin = self.positions[place], self.scores[place], self.margins[place]
+        return Hit(self._items["id"][int(position)].as_py(), float(score), float(margin))
+
     def __repr__(self) -> str:
-        found = zip(self.ids, self.scores.tolist(), self.margins.tolist(), strict=True)
+        found = iter(self)
         shown = [f"{name!r} {score:.3f} (margin {margin:+.2f})" for name, score, margin in islice(found, SHOWN)]
         return f"Hits({len(self)}: {', '.join(shown)}{', ...' if len(self) > SHOWN else ''})"
 

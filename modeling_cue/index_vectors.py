@@ -181,7 +181,6 @@ def import_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise ImportError(
-            "an approximate index needs FAISS: pip install faiss-cpu (or cue-embedder[search]); "
-            "an exact index works without it"
+            "an approximate index needs FAISS: pip install faiss-cpu; an exact index works without it"
         ) from error
     return faiss

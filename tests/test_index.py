@@ -311,8 +311,9 @@ def change(cone, axis=1.0, radius=None):
         (lambda i: i.add(change(cones(1, dim=4), radius=3.2), [9]), r"Cone.radius: .* not in \[0, pi\]"),
         (lambda i: i.containing(change(cones(1, dim=4), radius=-0.1)), r"Cone.radius: .* not in \[0, pi\]"),
         (lambda i: i.nearest(change(cones(1, dim=4), radius=math.nan), 1), r"Cone.radius: .* not in \[0, pi\]"),
-        (lambda i: i.nearest(cones(1, dim=4), 4), "k = 4, but the index holds 3 cones; give 1 to 3"),
-        (lambda i: i.nearest(cones(1, dim=4), 0), "k = 0"),
+        (lambda i: i.nearest(cones(1, dim=4), 0), "k = 0: give a whole number of at least 1"),
+        (lambda i: i.inside(cones(1, dim=4), 0), "k = 0"),
+        (lambda i: i.containing(cones(1, dim=4), -1), "k = -1"),
         (lambda i: i.nearest(cones(1, dim=4), 1.5), "k = 1.5"),
         (lambda i: i.nearest(cones(1, dim=4), 1, effort=64), "effort = 64 .* is for an approximate index"),
         (lambda i: i.add(cones(2, dim=4), [7, 7]), "1 ids stand more than once, the first 7"),
@@ -373,7 +374,7 @@ def test_folders_that_are_no_index_are_refused(tmp_path):
     for change, message in (
         ({"format_version": "2"}, "is no index: its index.json is not one"),
         ({"kind": "x"}, "damaged .KeyError: 'x'.; build it again"),
-        ({"format_version": 2}, "format 2, .*this version reads formats up to 1: pip install -U cue-embedder"),
+        ({"format_version": 2}, "format 2, .*this version reads formats up to 1: update the package"),
         ({"count": 4}, "damaged: index.json speaks of 4 cones of 16 dimensions, there are 3 of 16"),
         ({"dim": 8}, "damaged: index.json speaks of 3 cones of 8 dimensions"),
     ):
@@ -453,3 +454,23 @@ def test_hits_print_what_was_found():
     (hits,) = index.nearest(Cone(torch.eye(8)[:1], torch.tensor([0.5])), k=6)
     assert repr(hits).startswith("Hits(6: 'item 0' 1.000 (margin +0.30), 'item 1' 0.000")
     assert repr(hits).endswith(", ...)")
+
+
+def test_hits_are_a_sequence_and_as_few_as_asked_for():
+    index = CUEIndex(dim=4)
+    given = cones(12, dim=4)
+    wide = Cone(given.axis[:2], torch.full((2,), 3.0))
+    index.add(Cone(given.axis, given.radius / 100), ids=[f"c{i}" for i in range(12)])
+    for ask in (index.nearest, index.inside):
+        full = ask(wide, 100) if ask == index.nearest else ask(wide)
+        for query, hits in enumerate(full):
+            assert len(hits) > 3
+            assert [hit.id for hit in hits] == hits.ids
+            assert [(hit.score, hit.margin) for hit in hits] == list(zip(hits.scores, hits.margins, strict=True))
+            assert (hits[0], hits[-1]) == (next(iter(hits)), list(hits)[-1])
+            assert list(ask(wide, 3)[query]) == list(hits)[:3]
+    tiny = Cone(given.axis[:1], torch.zeros(1))
+    index.add(wide, ids=["w0", "w1"])
+    assert list(index.containing(tiny, k=1)[0]) == list(index.containing(tiny)[0])[:1]
+    with pytest.raises(IndexError):
+        hits[len(hits)]

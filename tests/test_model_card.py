@@ -75,7 +75,6 @@ def test_what_the_hub_reads(model, tmp_path):
     data = metadata_load(tmp_path / "out" / "README.md")
     assert data == card.data.to_dict()
     assert {key: data[key] for key in data if key not in ("tags", "model-index")} == {
-        "language": "en",
         "library_name": "transformers",
         "pipeline_tag": "feature-extraction",
         "datasets": ["nlphuji/flickr30k"],

@@ -112,7 +112,7 @@ def metadata(
     datasets: Sequence[str] = (),
     adapter: bool = False,
 ) -> ModelCardData:
-    """What the Hub reads: `language`, English by default, `license`, none by default, and more of the others.
+    """What the Hub reads: `language` and `license`, left out unless told, and more of the others.
 
     `adapter`: the folder holds a base and a LoRA adapter, which sentence-transformers does not load.
     """
@@ -120,7 +120,7 @@ def metadata(
     bases = list(dict.fromkeys(base for base in (*run.base_models, *base_models) if is_hub_id(base)))
     data = list(dict.fromkeys(name for name in (run.dataset_id, *datasets) if name))
     return ModelCardData(
-        language=language or "en",
+        language=language,
         license=license,
         library_name="transformers",
         pipeline_tag="feature-extraction",

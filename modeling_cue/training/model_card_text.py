@@ -107,7 +107,7 @@ With sentence-transformers, `SentenceTransformer({name}, trust_remote_code=True)
 needs `pip install "sentence-transformers>=6.2" pillow av`."""
 MORE = """
 
-With the package `cue-embedder`, containment and zero-shot classification:
+With CUE's own package (`modeling_cue`), containment and zero-shot classification:
 
 ```python
 from modeling_cue import ZeroShotClassifier, pairwise_contains
