@@ -111,8 +111,8 @@ def containment_probability(
     """sigmoid(scale * (containment_margin + bias)): (...), in [0, 1].
 
     Args:
-        scale: in 1 / radian. bias: in radians. A trained model has learned both, so that the probability is calibrated
-            where true and false pairs are equally many: `_, scale, bias = model.scales()`.
+        scale: in 1 / radian. bias: in radians. A trained model has learned both, `_, scale, bias = model.scales()`, so
+            that the probability is calibrated on its training pairs, true and false ones equally many.
     """
     return torch.sigmoid(scale * (containment_margin(outer, inner) + bias))
 
