@@ -10,7 +10,6 @@ import torch
 from .media_files import FILES, MediaError, import_av, open_container, open_source, to_array
 
 MAX_CHANNELS = 8  # of an array; what has more is a batch
-BARE_CHANNELS = 2  # of an array alone: others take more for a batch, which is not to be averaged without a word
 MAX_FLOAT = 8.0  # of floating-point samples, which lie in [-1, 1] but for some overshoot
 MAX_SECONDS = 3600  # of sound at up to 48 kHz; higher rates have the same number of samples
 
@@ -28,8 +27,8 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
     Args:
         value: path, bytes, {"bytes", "path"}, {"array", "sampling_rate"}, or an array (samples,) or
             (channels, samples), for which `input_sampling_rate` is needed: float, int16, int32 or uint8. Of two axes
-            the shorter one holds the channels, which are averaged: up to 8, and up to 2 of an array alone, which with
-            more could be a batch of sounds.
+            the shorter one holds the channels, which are averaged: up to 8; an array alone has one, as (1, samples),
+            since what has more could be a batch of sounds.
 
     Raises:
         MediaError: missing, damaged, without an audio stream, empty, NaN or infinite, no sampling rate, longer than an
@@ -53,11 +52,15 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
     if not (isinstance(rate, int | float) and 1 <= rate < float("inf")):
         raise MediaError(f"{name} has sampling rate {rate!r}: it must be a number of at least 1 Hz")
     samples = _float(samples, name)
-    most = BARE_CHANNELS if bare else MAX_CHANNELS
-    if samples.ndim == 2 and min(samples.shape) > most:
+    if samples.ndim == 2 and bare and min(samples.shape) > 1:
+        # Two rows may be two sounds, which are not to be averaged without a word.
         raise MediaError(
-            f"{name} of shape {samples.shape} has more than {most} channels: give several sounds as a list"
-            + (', and one with more channels as {"array": ..., "sampling_rate": ...}' if bare else "")
+            f"{name} of shape {samples.shape} may be one sound of several channels or several sounds: give stereo as "
+            '{"array": ..., "sampling_rate": ...}, and several sounds as a list'
+        )
+    if samples.ndim == 2 and min(samples.shape) > MAX_CHANNELS:
+        raise MediaError(
+            f"{name} of shape {samples.shape} has more than {MAX_CHANNELS} channels: give several sounds as a list"
         )
     if samples.ndim == 2:
         samples = samples.mean(0 if samples.shape[0] <= samples.shape[1] else 1)

@@ -134,7 +134,8 @@ def test_audio_arrays():
     wave = np.linspace(-0.5, 0.5, 100).astype(np.float32)
     assert np.array_equal(load_audio(wave, 16000, 16000), wave)
     assert np.array_equal(load_audio({"array": wave, "sampling_rate": 16000}, 16000), wave)
-    assert np.allclose(load_audio(np.stack([wave, -wave]), 16000, 16000), 0)
+    assert np.array_equal(load_audio(wave[None], 16000, 16000), wave)  # as torchaudio gives it
+    assert np.allclose(load_audio({"array": np.stack([wave, -wave]), "sampling_rate": 16000}, 16000), 0)
     assert np.allclose(load_audio((wave * 32768).astype(np.int16), 16000, 16000), wave, atol=1e-4)
     assert len(load_audio(wave, 16000, 8000)) == pytest.approx(200, abs=40)
     assert np.array_equal(load_audio(np.zeros(50), 16000, 16000), np.zeros(50))  # silence is a sound
@@ -147,8 +148,9 @@ def test_audio_arrays():
         (np.zeros(0), 16000, "is empty"),
         (np.array([0.0, np.nan]), 16000, "NaN or infinite"),
         (np.array([0.0, 20_000.0]), 16000, r"up to 20000, .* lies in \[-1, 1\]: divide"),
-        (np.zeros((32, 100)), 16000, r"\(32, 100\) has more than 2 channels: give several sounds as a list, and"),
-        (np.zeros((4, 100)), 16000, r"\(4, 100\) has more than 2 channels: give several sounds as a list, and"),
+        (np.zeros((32, 100)), 16000, r"\(32, 100\) may be one sound of several channels or several sounds: give"),
+        (np.zeros((2, 100)), 16000, r'give stereo as {"array": \.\.\., "sampling_rate": \.\.\.}, and several'),
+        (np.zeros((100, 2)), 16000, r"\(100, 2\) may be one sound of several channels or several sounds"),
         ({"array": np.zeros((9, 100))}, 16000, r"\(9, 100\) has more than 8 channels: give several sounds as a list"),
         (b"this is no sound at all", None, "no media file that can be read"),
         (movie(np.stack([PICTURE] * 3)), None, "has no audio stream"),
@@ -327,7 +329,8 @@ def test_long_sound_is_resampled_in_pieces_without_seams():
 def test_numbers_of_every_kind():
     assert load_audio(np.array([0, 128, 255], np.uint8), 8, 8).tolist() == [-1.0, 0.0, 127 / 128]
     assert load_audio(np.array([-(2**31), 2**30], np.int32), 8, 8).tolist() == [-1.0, 0.5]
-    assert load_audio(torch.ones(4, 2, dtype=torch.bfloat16), 8, 8).tolist() == [1.0] * 4  # (samples, channels)
+    wide = torch.ones(4, 2, dtype=torch.bfloat16)  # (samples, channels)
+    assert load_audio({"array": wide, "sampling_rate": 8}, 8).tolist() == [1.0] * 4
     assert load_audio([0.5, 0.25], 8, 8).tolist() == [0.5, 0.25]
 
 
