@@ -16,7 +16,8 @@ def load_image(value: Any, draft_edge: int = 0) -> Image.Image:
 
     Args:
         value: path, bytes, {"bytes", "path"}, Pillow image, or array (H, W), (H, W, 1|3|4), (3, H, W): uint8, uint16,
-            or float in [0, 1]. A Pillow image that is RGB already comes back itself.
+            or float in [0, 1]. A Pillow image that is RGB already comes back itself; one of mode I, of 32 bits, is
+            taken for 8 bits where it has no value over 255, else for 16, as I;16 and uint16 always are.
         draft_edge: the file of a JPEG is decoded at a half, a quarter or an eighth of its size where that leaves both
             sides this many pixels, which skips most of the work; 0 decodes the whole.
 
@@ -72,14 +73,23 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         image = _image_of_array(np.asarray(image))
-    elif image.mode.startswith("I"):  # 16 bits, which some formats hand out in 32
-        image = Image.fromarray(_eight_bits(np.asarray(image).clip(0, 65535)))
+    elif image.mode.startswith("I"):
+        image = Image.fromarray(_eight_bits_of(image))
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode != "RGB":
         return image.convert("RGB")
     return image
+
+
+def _eight_bits_of(image: Image.Image) -> np.ndarray:
+    """An image of mode I or I;16 in 8 bits: 16 bits are scaled, and 32 bits that end at 255 are 8 already."""
+    values = np.asarray(image).clip(0, 65535)
+    # Pillow's own `convert("I")` leaves values as they are; of PGM files it reads those of over 8 bits so, scaled.
+    if image.mode == "I" and image.format != "PPM" and values.max() <= 255:
+        return values.astype(np.uint8)
+    return _eight_bits(values)
 
 
 def _orientation(image: Image.Image) -> int:

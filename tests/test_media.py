@@ -240,6 +240,12 @@ def test_colours_survive_conversion():
     assert np.abs(np.asarray(cmyk).astype(int) - (200, 40, 90)).max() <= 4
     dark = Image.fromarray(np.full((4, 4), 200, np.uint16))  # 16 bits and nearly black: not to be taken for 8
     assert np.asarray(load_image(encoded(dark, "PNG"))).max() == 1
+    wide = Image.fromarray(PICTURE[..., 0]).convert("I")  # which changes no value
+    assert np.array_equal(np.asarray(load_image(wide))[..., 0], PICTURE[..., 0])
+    assert np.array_equal(np.asarray(load_image(encoded(wide, "TIFF")))[..., 0], PICTURE[..., 0])
+    assert load_image(Image.new("I", (4, 4), 25_700)).getpixel((0, 0)) == (100, 100, 100)
+    assert load_image(Image.new("I", (4, 4), -1)).getpixel((0, 0)) == (0, 0, 0)
+    assert np.asarray(load_image(b"P5 4 4 65535 " + bytes([0, 200] * 16))).max() == 1  # a dark file of 16 bits
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([10, 20, 30, 40, 50, 60])
     buffer = io.BytesIO()
