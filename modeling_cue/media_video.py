@@ -25,7 +25,8 @@ class _VideoDecoder(Protocol):
 def load_video(value: Any, num_frames: int) -> np.ndarray:
     """`num_frames` RGB frames: uint8 (num_frames, H, W, 3), sampled evenly, turned as the file says.
 
-    Of n frames, those of number floor((k + 1/2) n / num_frames) are taken; a shorter clip repeats some.
+    Of n frames, those of number floor((k + 1/2) n / num_frames) are taken; a shorter clip repeats some. Frames of
+    another size than the first that is taken are resized to it.
 
     Args:
         value: path, bytes, {"bytes", "path"}, array (F, H, W, 3) or (F, 3, H, W), or a list of images.
@@ -48,15 +49,21 @@ def load_video(value: Any, num_frames: int) -> np.ndarray:
     if not len(value):
         raise MediaError("the video has no frames: leave it out, or give at least one")
     places = frame_places(len(value), num_frames)
-    taken = {place: np.asarray(load_image(value[place])) for place in set(places)}
-    if len({frame.shape for frame in taken.values()}) > 1:
-        raise MediaError("the frames of the video differ in size: bring them to one size")
-    return np.stack([taken[place] for place in places])
+    return _clip({place: np.asarray(load_image(value[place])) for place in set(places)}, places)
 
 
 def frame_places(count: int, num_frames: int) -> list[int]:
     """Which of `count` frames are taken, `num_frames` numbers from 0, not falling."""
     return [(2 * k + 1) * count // (2 * num_frames) for k in range(num_frames)]
+
+
+def _clip(taken: dict[int, np.ndarray], places: list[int]) -> np.ndarray:
+    """The frames of these places as one clip, each of the size of the first."""
+    height, width = taken[places[0]].shape[:2]
+    for place, frame in taken.items():
+        if frame.shape[:2] != (height, width):
+            taken[place] = np.asarray(Image.fromarray(frame).resize((width, height)))
+    return np.stack([taken[place] for place in places])
 
 
 def _decode_video(file: BinaryIO, name: str, num_frames: int) -> np.ndarray:
@@ -74,11 +81,7 @@ def _decode_video(file: BinaryIO, name: str, num_frames: int) -> np.ndarray:
     places = frame_places(count, num_frames)
     if count != expected:
         taken, _ = _take_anew(file, name, places)
-    height, width = taken[places[0]].shape[:2]
-    for place, frame in taken.items():
-        if frame.shape[:2] != (height, width):
-            taken[place] = np.asarray(Image.fromarray(frame).resize((width, height)))
-    return np.stack([taken[place] for place in places])
+    return _clip(taken, places)
 
 
 def _take_anew(file: BinaryIO, name: str, places: list[int]) -> tuple[dict[int, np.ndarray], int]:
