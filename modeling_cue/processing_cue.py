@@ -13,6 +13,7 @@ from .media_video import load_video
 from .processing_parts import (
     HUB_OPTIONS,
     PARTS,
+    check_processor_is_there,
     image_part,
     listed,
     load_part,
@@ -309,6 +310,8 @@ class CUEProcessor(ProcessorMixin):
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
         processor_dict = processor_dict if processor_dict is not None else {}
+        if not processor_dict.keys() & {"parts", "processor_class"}:
+            check_processor_is_there(pretrained_model_name_or_path, **kwargs)
         present = processor_dict.pop("parts", [part for part in PARTS if part != "frame_image_processor"])
         arguments: list[Any] = []
         for part, auto in PARTS.items():

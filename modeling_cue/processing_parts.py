@@ -93,6 +93,20 @@ def load_part(part: str, name: str, **options: Any) -> Any:
         ) from error
 
 
+def check_processor_is_there(name: Any, **options: Any) -> None:
+    """Of a folder or repo without the settings of a processor.
+
+    Raises:
+        ValueError: it is that of a CUE, which cannot do without: only the model was saved there.
+    """
+    options = {key: value for key, value in options.items() if key in (*HUB_OPTIONS, "subfolder")}
+    if _stated(name, **options).get("model_type") == "cue":
+        raise ValueError(
+            f"{str(name)!r} holds a CUE without its processor: put it there with processor.save_pretrained(folder) or "
+            "processor.push_to_hub(repo), or build one from the model's towers with CUEProcessor.from_encoders(...)"
+        )
+
+
 def image_part(saved: dict[str, Any]) -> Any:
     """An image processor from the settings that were saved of it inside a CUEProcessor's."""
     name = str(saved.get("image_processor_type"))

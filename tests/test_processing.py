@@ -233,6 +233,20 @@ def test_a_damaged_part_is_named(processor, tmp_path):
             CUEProcessor.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("loader", [AutoProcessor, CUEProcessor])
+def test_a_model_without_its_processor_is_named(model, tmp_path, loader):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a CUE without its processor: .*save_pretrained.*from_encoders"):
+        loader.from_pretrained(tmp_path)
+
+
+def test_where_there_is_no_cue_the_error_is_that_of_transformers(encoders, tmp_path):
+    for place in (encoders["bert"], tmp_path / "nothing", tmp_path):
+        with pytest.raises(Exception) as caught:
+            CUEProcessor.from_pretrained(place)
+        assert "holds a CUE" not in str(caught.value)
+
+
 def test_columns_tuples_and_lists_of_numbers(processor):
     pictures = Dataset.from_dict({"image": [Image.fromarray(IMAGE)] * 3}, features=Features({"image": ImageColumn()}))
     assert processor(images=pictures["image"])["pixel_values"].shape[0] == 3
