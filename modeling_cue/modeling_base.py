@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -82,6 +82,19 @@ class CUEOutput(ModelOutput):
         if "composed_embeds" in self:
             cones["composed"] = Cone(self["composed_embeds"], self["composed_radius"], self["composed_empty"])
         return cones
+
+
+def listed_cones(given: Iterable[Cone] | Mapping[str, Cone] | CUEOutput) -> list[Cone]:
+    """The cones of an output of the model, of a mapping, or of a sequence.
+
+    Raises:
+        ValueError: there are none.
+    """
+    given = given.cones if isinstance(given, CUEOutput) else given
+    cones = list(given.values() if isinstance(given, Mapping) else given)
+    if not cones:
+        raise ValueError("there are no cones to compose: give at least one, such as those of model(...).cones")
+    return cones
 
 
 class CUEPreTrainedModel(PreTrainedModel):

@@ -1,6 +1,6 @@
 """CUEModel: towers, heads and the compositional layer as one Hugging Face model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,7 @@ from .configuration_cue import CUEConfig
 from .contrastive import info_nce, scaled_cosines
 from .encoders import MODALITIES, build_tower, feature_size, tower_pooler, whole_clips
 from .heads import AttentionPooler, ProjectionHead, Scales
-from .modeling_base import CUEOutput
+from .modeling_base import CUEOutput, listed_cones
 from .modeling_towers import CUETowers
 from .tower_sources import load_known_tower
 
@@ -205,12 +205,20 @@ class CUEModel(CUETowers):
         """Unit axes (N, D) of video; see `get_video_cones`."""
         return self.get_video_cones(**inputs).axis
 
-    def compose(self, cones: Cone | Sequence[Cone], mask: Tensor | None = None) -> Cone:
+    def compose(
+        self, cones: Cone | Iterable[Cone] | Mapping[str, Cone] | CUEOutput, mask: Tensor | None = None
+    ) -> Cone:
         """One compound (B,) out of parts of any modalities: K cones (B,) in a list, or cones of shape (B, K).
 
-        See [`CompositionLayer`] for `mask` and what is raised.
+        Of a mapping its values are composed, of an output of the model its cones. Out of single cones of shape () in a
+        list comes a compound of shape (), with a mask (K,). See [`CompositionLayer`] for `mask` and what is raised.
         """
-        return self.composition(cones if isinstance(cones, Cone) else Cone.stack(list(cones), dim=1), mask)
+        if isinstance(cones, Cone):
+            return self.composition(cones, mask)
+        parts = listed_cones(cones)
+        if all(isinstance(part, Cone) and part.shape == () for part in parts):
+            return self.composition(Cone.stack(parts)[None], mask if mask is None else mask[None])[0]
+        return self.composition(Cone.stack(parts, dim=1), mask)
 
     def forward(
         self,

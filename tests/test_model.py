@@ -465,3 +465,27 @@ def test_compose_takes_a_list_of_parts(model, inputs):
         assert torch.equal(listed.axis, stacked.axis)
         with pytest.raises(ValueError, match=r"compose takes a list of cones \(B,\)"):
             model.compose(cones["text"])
+
+
+@torch.no_grad()
+def test_compose_takes_an_output_its_cones_and_single_cones(model, inputs):
+    output = model(**inputs)
+    cones = output.cones
+    expected = model.compose(list(cones.values()))
+    for given in (output, cones, cones.values(), iter(cones.values())):
+        assert torch.equal(model.compose(given).axis, expected.axis)
+    a, b = cones["text"], cones["image"]
+    pairs = model.compose([a, b])
+    single = model.compose([a[0], b[0]])
+    assert single.shape == ()
+    torch.testing.assert_close(single.axis, pairs.axis[0])
+    torch.testing.assert_close(single.radius, pairs.radius[0])
+    masked = model.compose([a[0], b[0]], torch.tensor([True, False]))
+    torch.testing.assert_close(masked.axis, a.axis[0])
+    for nothing in ([], {}):
+        with pytest.raises(ValueError, match="there are no cones to compose: give at least one"):
+            model.compose(nothing)
+    with pytest.raises(TypeError, match="a Tensor is no cone"):
+        model.compose([a.axis, b.axis])
+    with pytest.raises(ValueError, match="different shapes"):
+        model.compose([a, b[0]])
