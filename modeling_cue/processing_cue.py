@@ -14,8 +14,10 @@ from .processing_parts import (
     HUB_OPTIONS,
     PARTS,
     check_processor_is_there,
+    check_text,
     image_part,
     listed,
+    listed_texts,
     load_part,
     longest_text,
     text_habits,
@@ -175,7 +177,7 @@ class CUEProcessor(ProcessorMixin):
 
         Raises:
             ValueError: no modality, one that this processor lacks, an empty list or text. MediaError: unreadable
-                media. TypeError: an unknown option.
+                media. TypeError: an unknown option, or a `text` that is neither str nor a list of them.
         """
         if unknown := sorted(text_options.keys() - set(TEXT_OPTIONS)):
             raise TypeError(
@@ -253,12 +255,12 @@ class CUEProcessor(ProcessorMixin):
         Raises:
             ValueError: an empty text.
         """
-        return self._tokens(list(texts), {"return_attention_mask": False})["input_ids"]
+        return self._tokens(listed_texts(texts), {"return_attention_mask": False})["input_ids"]
 
     def _text(self, text: Any, options: dict[str, Any]) -> dict[str, Any]:
         # SigLIP's tokenizers name no mask among their outputs.
         needed = {"padding": self.text_padding, "return_attention_mask": True, "return_tensors": "pt"}
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = listed_texts(text)
         if not texts:
             raise ValueError("text is empty: leave it out, or give at least one")
         encoded = self._tokens(texts, needed | options)
@@ -268,8 +270,7 @@ class CUEProcessor(ProcessorMixin):
         options = dict(options)
         allow_empty = options.pop("allow_empty", False)
         for number, one in enumerate(texts):
-            if not isinstance(one, str) or not (one.strip() or allow_empty):
-                raise ValueError(f"text number {number} is empty or no text ({one!r}): leave it out")
+            check_text(number, one, allow_empty)
         options = {"truncation": True, "max_length": self.text_length} | options
         return self.tokenizer([self.text_prefix + one for one in texts], **options)
 

@@ -1,7 +1,7 @@
 """The parts of a CUEProcessor, where they come from, and the habits of the towers they belong to."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -30,6 +30,8 @@ HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_
 WHOLE_TEXTS = ("siglip", "siglip_text_model")
 # Families that number the places of a text from behind the padding token's id on, and that id where it is fixed.
 PLACES_BEHIND_PADDING = {"roberta": None, "xlm-roberta": None, "mpnet": 1}
+# What is iterable but no list of texts: it would be taken for its keys or bytes, or has no order.
+NO_TEXTS = (Mapping, set, frozenset, bytes, bytearray, memoryview, Image.Image, np.ndarray, torch.Tensor)
 LONGEST_TEXT = 512  # tokens, where neither a tokenizer nor its tower states a length
 
 
@@ -121,10 +123,49 @@ def image_part(saved: dict[str, Any]) -> Any:
 
 
 def without_columns(values: Any) -> Any:
-    """A column of text or of objects, of NumPy or pandas, as a list; all else as it is."""
+    """A column of text or of objects, of NumPy or pandas, as a list; all else as it is.
+
+    Raises:
+        TypeError: a table.
+    """
     of_pandas = type(values).__module__.split(".")[0] == "pandas"
+    if of_pandas and type(values).__name__ == "DataFrame":
+        raise TypeError("a DataFrame is a table: give one column, such as df['caption']")
     of_numpy = isinstance(values, np.ndarray) and values.dtype.kind in "UO"
     return values.tolist() if of_pandas or of_numpy else values
+
+
+def listed_texts(text: Any) -> list[Any]:
+    """A list of one text or of several, which `check_text` looks at.
+
+    Raises:
+        TypeError: neither a text nor a list of texts.
+    """
+    if isinstance(text, str):
+        return [text]
+    if isinstance(text, Iterable) and not isinstance(text, NO_TEXTS):
+        return list(text)
+    raise TypeError(f"text is a {type(text).__name__}, which is no text and no list of texts: {_remedy(text)}")
+
+
+def check_text(number: int, text: Any, allow_empty: bool = False) -> None:
+    """Refuses the text of this number in a list where it is empty or no text, by a ValueError."""
+    if text is None or (isinstance(text, str) and not (allow_empty or text.strip())):
+        raise ValueError(f"text number {number} is empty or no text ({text!r}): leave it out")
+    if not isinstance(text, str):
+        raise ValueError(f"text number {number} is a {type(text).__name__}, which is no text: {_remedy(text)}")
+
+
+def _remedy(value: Any) -> str:
+    if isinstance(value, Image.Image | np.ndarray | torch.Tensor):
+        return "give an image as images=, sound as audio=, a clip as videos="
+    if isinstance(value, Mapping):
+        return "give the text that it holds, such as row['caption']"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "decode text, as value.decode(), and give media as images=, audio= or videos="
+    if isinstance(value, list | tuple):
+        return "of a list of captions give one text each"
+    return "give a str or a list of str"
 
 
 def listed(values: Any, frames: bool = False) -> list[Any]:

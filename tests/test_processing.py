@@ -247,6 +247,46 @@ def test_where_there_is_no_cue_the_error_is_that_of_transformers(encoders, tmp_p
         assert "holds a CUE" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (3, "text is a int, .*: give a str or a list of str"),
+        (Image.fromarray(IMAGE), "text is a Image, .*: give an image as images="),
+        (IMAGE, "text is a ndarray, .*: give an image as images="),
+        (torch.zeros(3), "text is a Tensor, .*: give an image as images="),
+        ({"a dog": 1}, r"text is a dict, .*: give the text that it holds, such as row\['caption'\]"),
+        ({"a dog", "a cat"}, "text is a set, .*: give a str or a list of str"),
+        (b"a dog", r"text is a bytes, .*: decode text, as value\.decode\(\)"),
+        (pd.DataFrame({"caption": ["a dog"]}), r"a DataFrame is a table: give one column, such as df\['caption'\]"),
+    ],
+)
+def test_what_is_no_text_at_all(processor, text, message):
+    with pytest.raises(TypeError, match=message):
+        processor(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ([["a dog", "a cat"]], "text number 0 is a list, which is no text: of a list of captions give one text each"),
+        (["a dog", Image.fromarray(IMAGE)], "text number 1 is a Image, .*: give an image as images="),
+        (["a dog", {"caption": "a cat"}], r"text number 1 is a dict, .* such as row\['caption'\]"),
+        (["a dog", None], r"text number 1 is empty or no text \(None\): leave it out"),
+        (["a dog", 3.5], "text number 1 is a float, which is no text"),
+    ],
+)
+def test_what_is_no_text_in_a_list(processor, text, message):
+    with pytest.raises(ValueError, match=message):
+        processor(text=text)
+    with pytest.raises(ValueError, match=message):
+        processor(text=iter(text))
+
+
+def test_one_text_has_tokens_as_a_list_of_it_has(processor):
+    assert processor.token_ids("a dog") == processor.token_ids(["a dog"])
+    assert len(processor.token_ids(dict.fromkeys(["a dog", "a cat"]).keys())) == 2
+
+
 def test_columns_tuples_and_lists_of_numbers(processor):
     pictures = Dataset.from_dict({"image": [Image.fromarray(IMAGE)] * 3}, features=Features({"image": ImageColumn()}))
     assert processor(images=pictures["image"])["pixel_values"].shape[0] == 3
