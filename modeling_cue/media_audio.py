@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,16 +26,19 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
     """Mono audio at `sampling_rate`: float32 (samples,). Silence is a sound; nothing at all is not.
 
     Args:
-        value: path, bytes, {"bytes", "path"}, {"array", "sampling_rate"}, or an array (samples,) or
-            (channels, samples), for which `input_sampling_rate` is needed: float, int16, int32 or uint8. Of two axes
-            the shorter one holds the channels, which are averaged: up to 8; an array alone has one, as (1, samples),
-            since what has more could be a batch of sounds.
+        value: path, bytes, open binary file, {"bytes", "path"}, {"array", "sampling_rate"}, (array, sampling rate) as
+            librosa and soundfile give it, or an array alone, for which `input_sampling_rate` is needed. An array is
+            (samples,) or (channels, samples): float, int16, int32 or uint8. Of two axes the shorter one holds the
+            channels, which are averaged: up to 8; an array alone has one, as (1, samples), since what has more could
+            be a batch of sounds.
 
     Raises:
         MediaError: missing, damaged, without an audio stream, empty, NaN or infinite, no sampling rate, longer than an
             hour.
     """
     name, bare = "the audio", False
+    if is_sampled(value):
+        value = {"array": value[0], "sampling_rate": value[1]}
     if isinstance(value, dict) and value.get("array") is not None:
         samples, rate = to_array(value["array"], "audio"), value.get("sampling_rate") or input_sampling_rate
     elif isinstance(value, FILES):
@@ -56,7 +60,7 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
         # Two rows may be two sounds, which are not to be averaged without a word.
         raise MediaError(
             f"{name} of shape {samples.shape} may be one sound of several channels or several sounds: give stereo as "
-            '{"array": ..., "sampling_rate": ...}, and several sounds as a list'
+            '{"array": ..., "sampling_rate": ...} or (array, sampling rate), and several sounds as a list'
         )
     if samples.ndim == 2 and min(samples.shape) > MAX_CHANNELS:
         raise MediaError(
@@ -81,6 +85,12 @@ def load_audio(value: Any, sampling_rate: int, input_sampling_rate: int | None =
             f"{name} of {samples.size} samples is too short to be brought to {sampling_rate} Hz: leave it out"
         )
     return resampled
+
+
+def is_sampled(value: Any) -> bool:
+    """Whether it is one sound as (array, sampling rate)."""
+    pair = isinstance(value, tuple) and len(value) == 2
+    return pair and isinstance(value[0], np.ndarray | torch.Tensor | list) and isinstance(value[1], Real)
 
 
 def _float(samples: np.ndarray, name: str) -> np.ndarray:

@@ -1,18 +1,30 @@
 """What all media have in common: the files, bytes and arrays that they come in, and the error they raise.
 
-A value is a path, bytes, a `datasets` value ({"bytes", "path"}), or decoded already.
+A value is a path, bytes, an open binary file, a `datasets` value ({"bytes", "path"}), or decoded already.
 """
 
 import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 
-FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict)
+
+@runtime_checkable
+class OpenFile(Protocol):
+    """What `open(path, "rb")` gives, io.BytesIO and their like."""
+
+    def read(self) -> Any: ...
+
+    def seekable(self) -> bool: ...
+
+    def seek(self, offset: int, /) -> Any: ...
+
+
+FILES = (str, os.PathLike, bytes, bytearray, memoryview, dict, OpenFile)
 # The modality that the suffix of a file tells.
 SUFFIXES = {
     "text": (".txt",),
@@ -56,6 +68,8 @@ def open_source(value: Any, kind: str) -> Iterator[tuple[BinaryIO, str]]:
     data = path if data is None else data
     if data is None:
         raise MediaError(f"the {kind} is missing: it has neither bytes nor a path")
+    if isinstance(data, OpenFile):
+        data = _whole(data, kind)
     if isinstance(data, bytes | bytearray | memoryview):
         if not len(data):
             raise MediaError(f"the {kind} is empty: it has no bytes")
@@ -70,6 +84,19 @@ def open_source(value: Any, kind: str) -> Iterator[tuple[BinaryIO, str]]:
         raise MediaError(f"the {kind} file {called!r} cannot be opened: look at its permissions ({error})") from error
     with file:
         yield file, f"the {kind} {called!r}"
+
+
+def _whole(file: OpenFile, kind: str) -> bytes:
+    """All that is in an open file, wherever it stands: so that it can be given twice, or just after writing."""
+    try:
+        if file.seekable():
+            file.seek(0)
+        data = file.read()
+    except (OSError, ValueError) as error:  # ValueError: it is closed, or text that is none
+        raise MediaError(f"the {kind} is a file not open for reading: open(path, 'rb') it ({error})") from error
+    if not isinstance(data, bytes | bytearray):
+        raise MediaError(f"the {kind} is an open file that gives no bytes: open(path, 'rb') does")
+    return bytes(data)
 
 
 def to_array(value: Any, kind: str) -> np.ndarray:

@@ -15,9 +15,10 @@ def load_image(value: Any, draft_edge: int = 0) -> Image.Image:
     """An RGB image. Palette, grey, CMYK and 16-bit are converted, alpha is laid over white, EXIF turns are applied.
 
     Args:
-        value: path, bytes, {"bytes", "path"}, Pillow image, or array (H, W), (H, W, 1|3|4), (3, H, W): uint8, uint16,
-            or float in [0, 1]. A Pillow image that is RGB already comes back itself; one of mode I, of 32 bits, is
-            taken for 8 bits where it has no value over 255, else for 16, as I;16 and uint16 always are.
+        value: path, bytes, open binary file, {"bytes", "path"}, Pillow image, or array (H, W), (H, W, 1|3|4),
+            (3, H, W): uint8, uint16, or float in [0, 1]. A Pillow image that is RGB already comes back itself; one of
+            mode I, of 32 bits, is taken for 8 bits where it has no value over 255, else for 16, as I;16 and uint16
+            always are.
         draft_edge: the file of a JPEG is decoded at a half, a quarter or an eighth of its size where that leaves both
             sides this many pixels, which skips most of the work; 0 decodes the whole.
 

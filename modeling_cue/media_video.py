@@ -29,7 +29,8 @@ def load_video(value: Any, num_frames: int) -> np.ndarray:
     another size than the first that is taken are resized to it.
 
     Args:
-        value: path, bytes, {"bytes", "path"}, array (F, H, W, 3) or (F, 3, H, W), or a list of images.
+        value: path, bytes, open binary file, {"bytes", "path"}, array (F, H, W, 3) or (F, 3, H, W), or a list of
+            images.
 
     Raises:
         MediaError: missing, damaged, without a video stream, without frames, over 250,000 frames or over 8K.

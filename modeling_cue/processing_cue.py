@@ -155,12 +155,12 @@ class CUEProcessor(ProcessorMixin):
         do_normalize: bool = True,
         **text_options: Any,
     ) -> BatchFeature:
-        """One item or a list of each modality; paths, bytes, arrays and `datasets` values.
+        """One item or a list of each modality; paths, bytes, open binary files, arrays and `datasets` values.
 
         Args:
-            text: str or list of str. images, audio, videos: one value or a list (tuple, column) of values. An array
-                is one value, or a batch where it has one axis more than an image (4) or a video (5); a list of
-                images or of image arrays is one video; a list of numbers is one sound.
+            text: str or list of str. images, audio, videos: one value or a list (tuple, column, generator) of values.
+                An array is one value, or a batch where it has one axis more than an image (4) or a video (5); a list
+                of images or of image arrays is one video; a list of numbers, or (array, Hz), is one sound.
             sampling_rate: of audio given as bare arrays, Hz.
             do_normalize: False leaves pixels as uint8, a quarter of the memory, where the image processor's settings
                 can be told in one (see `fast_images`); `normalize` does the rest on their device.

@@ -1,7 +1,7 @@
 """The parts of a CUEProcessor, where they come from, and the habits of the towers they belong to."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,6 +11,9 @@ import transformers
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, PreTrainedConfig
 from transformers.utils import is_torchvision_available
+
+from .media_audio import is_sampled
+from .media_files import FILES
 
 # Towers that were trained with a prefix, by the name of their repo or folder: the habit of E5 (Wang et al., 2022),
 # whose instruction-tuned variants want whole instructions instead. Folders above it say nothing of the tower.
@@ -123,7 +126,7 @@ def image_part(saved: dict[str, Any]) -> Any:
 
 
 def without_columns(values: Any) -> Any:
-    """A column of text or of objects, of NumPy or pandas, as a list; all else as it is.
+    """A column of text or of objects, of NumPy or pandas, or what an iterator gives, as a list; all else as it is.
 
     Raises:
         TypeError: a table.
@@ -132,7 +135,10 @@ def without_columns(values: Any) -> Any:
     if of_pandas and type(values).__name__ == "DataFrame":
         raise TypeError("a DataFrame is a table: give one column, such as df['caption']")
     of_numpy = isinstance(values, np.ndarray) and values.dtype.kind in "UO"
-    return values.tolist() if of_pandas or of_numpy else values
+    if of_pandas or of_numpy:
+        return values.tolist()
+    # An open file is an iterator too, over lines.
+    return list(values) if isinstance(values, Iterator) and not isinstance(values, FILES) else values
 
 
 def listed_texts(text: Any) -> list[Any]:
@@ -175,7 +181,7 @@ def listed(values: Any, frames: bool = False) -> list[Any]:
     # Columns of `datasets` are sequences too.
     if not isinstance(values, Sequence) or isinstance(values, str | bytes | bytearray | memoryview):
         return [values]
-    if isinstance(values[0], Real) or (frames and _is_image(values[0])):
+    if is_sampled(values) or isinstance(values[0], Real) or (frames and _is_image(values[0])):
         return [values]
     return list(values)
 

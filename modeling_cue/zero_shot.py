@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoProcessor
 
 from .cones import Cone, pairwise_containment_probability
 from .contrastive import scaled_cosines
+from .media_audio import is_sampled
 from .media_files import MODALITY_OF_SUFFIX, MediaError
 from .processing_parts import ARGUMENTS, without_columns
 
@@ -111,9 +112,10 @@ class ZeroShotClassifier:
 
         Args:
             inputs: one input or a list. An input is a file, of which the suffix tells the modality; a text; a Pillow
-                image; an array or tensor of a sound (samples,), an image (H, W, 3) or a clip (F, H, W, 3); or
-                with `modality` whatever the processor takes, such as bytes. A string is a file where its suffix is
-                that of a known format, or where it has a suffix and no space. A list is always several inputs.
+                image; a sound as (array, Hz); an array or tensor of a sound (samples,), an image (H, W, 3) or a clip
+                (F, H, W, 3); or with `modality` whatever the processor takes, such as bytes. A string is a file where
+                its suffix is that of a known format, or where it has a suffix and no space. A list is always several
+                inputs.
             modality: text, image, audio or video, for all inputs; given, a string is a text in "text", else a path.
             sampling_rate: Hz, of arrays of sound.
             top_k: give only so many labels.
@@ -132,7 +134,8 @@ class ZeroShotClassifier:
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k={top_k} is not valid; it must be 1 or more")
         inputs = without_columns(inputs)
-        several = isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview)
+        one = is_sampled(inputs) or isinstance(inputs, str | bytes | bytearray | memoryview)
+        several = isinstance(inputs, Sequence) and not one
         values = list(inputs) if several else [inputs]
         if not values:
             raise ValueError("the list of inputs is empty: give at least one")
@@ -234,7 +237,7 @@ def _told(value: Any) -> tuple[str, Any]:
         )
     if isinstance(value, Image.Image):
         return "image", value
-    if isinstance(value, Mapping) and value.get("array") is not None:
+    if is_sampled(value) or (isinstance(value, Mapping) and value.get("array") is not None):
         return "audio", value
     if isinstance(value, np.ndarray | Tensor) and value.ndim in MODALITY_OF_DIMENSIONS:
         return MODALITY_OF_DIMENSIONS[value.ndim], value

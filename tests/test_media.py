@@ -149,7 +149,7 @@ def test_audio_arrays():
         (np.array([0.0, np.nan]), 16000, "NaN or infinite"),
         (np.array([0.0, 20_000.0]), 16000, r"up to 20000, .* lies in \[-1, 1\]: divide"),
         (np.zeros((32, 100)), 16000, r"\(32, 100\) may be one sound of several channels or several sounds: give"),
-        (np.zeros((2, 100)), 16000, r'give stereo as {"array": \.\.\., "sampling_rate": \.\.\.}, and several'),
+        (np.zeros((2, 100)), 16000, r'give stereo as {"array": \.\.\., "sampling_rate": \.\.\.} or'),
         (np.zeros((100, 2)), 16000, r"\(100, 2\) may be one sound of several channels or several sounds"),
         ({"array": np.zeros((9, 100))}, 16000, r"\(9, 100\) has more than 8 channels: give several sounds as a list"),
         (b"this is no sound at all", None, "no media file that can be read"),
@@ -472,6 +472,33 @@ def test_more_bad_videos(value, message):
 def test_num_frames_must_be_at_least_one():
     with pytest.raises(ValueError, match="num_frames=0 is not valid"):
         load_video([PICTURE], 0)
+
+
+def test_open_files_are_read_whole_wherever_they_stand(tmp_path):
+    frames = RNG.integers(0, 255, (5, 16, 18, 3), dtype=np.uint8)
+    values = {load_image: encoded(Image.fromarray(PICTURE), "PNG"), load_audio: sound(), load_video: movie(frames)}
+    for load, data in values.items():
+        more = {load_image: (), load_audio: (16000,), load_video: (2,)}[load]
+        written = io.BytesIO()
+        written.write(data)
+        (tmp_path / "file").write_bytes(data)
+        with open(tmp_path / "file", "rb") as file:
+            for value in (written, file, file, {"bytes": file, "path": "a"}):
+                assert np.array_equal(np.asarray(load(value, *more)), np.asarray(load(data, *more)))
+        with pytest.raises(MediaError, match=r"a file not open for reading: open\(path, 'rb'\) it"):
+            load(file, *more)
+        with open(tmp_path / "file", encoding="latin-1") as file, pytest.raises(MediaError, match="gives no bytes"):
+            load(file, *more)
+        with pytest.raises(MediaError, match="it has no bytes"):
+            load(io.BytesIO(), *more)
+
+
+def test_sound_with_its_rate_beside_it():
+    wave = np.linspace(-0.5, 0.5, 100).astype(np.float32)
+    for value in (wave, torch.from_numpy(wave), wave.tolist(), np.stack([wave, wave])):
+        assert np.allclose(load_audio((value, 16000), 16000, 8000), wave)
+    with pytest.raises(MediaError, match="at least 1 Hz"):
+        load_audio((wave, -1), 16000)
 
 
 @dataclass

@@ -301,6 +301,31 @@ def test_columns_tuples_and_lists_of_numbers(processor):
     assert processor(videos=np.stack([np.stack([IMAGE] * 4)] * 2))["pixel_values_videos"].shape[:2] == (2, 3)
 
 
+def test_sounds_as_librosa_and_soundfile_give_them(processor):
+    expected = processor(audio=[{"array": w, "sampling_rate": 8000} for w in (WAVE, WAVE[:4000])])["input_features"]
+    stereo = np.stack([WAVE, WAVE], 1)  # as soundfile has it
+    half = WAVE[:4000]
+    for pairs in ([(WAVE, 8000), (torch.from_numpy(half), np.int64(8000))], ((stereo, 8e3), (half, 8000))):
+        assert torch.equal(processor(audio=pairs)["input_features"], expected)
+    for one in ((WAVE, 8000), (WAVE.tolist(), 8000)):
+        assert torch.equal(processor(audio=one)["input_features"], expected[:1])
+
+
+def test_generators_and_open_files(processor, tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    whole = processor(images=[IMAGE, IMAGE], audio=[WAVE, WAVE], videos=[IMAGE, IMAGE], sampling_rate=16000)
+    with open(tmp_path / "a.png", "rb") as file:
+        given = {"images": iter([IMAGE, file]), "audio": (w for w in [WAVE] * 2), "videos": map(np.copy, [IMAGE] * 2)}
+        found = processor(**given, sampling_rate=16000)
+        alone = processor(images=file)["pixel_values"]
+    for name, value in whole.items():
+        assert torch.equal(found[name], value), name
+    assert torch.equal(alone, whole["pixel_values"][:1])
+    for name in ("images", "audio", "videos"):
+        with pytest.raises(ValueError, match=f"{name} is an empty list: leave it out"):
+            processor(**{name: iter(())})
+
+
 def test_frames_are_prepared_as_images_are(processor):
     frames = np.random.default_rng(1).integers(0, 255, (3, 40, 30, 3), dtype=np.uint8)
     video = processor(videos=frames)["pixel_values_videos"]
@@ -332,8 +357,10 @@ def test_an_empty_list_is_refused(processor, name):
 
 
 def test_a_generator_of_nothing_is_refused_too(processor):
-    with pytest.raises(ValueError, match="text is empty: leave it out"):
+    with pytest.raises(ValueError, match="text is an empty list: leave it out"):
         processor(text=(text for text in ()))
+    with pytest.raises(ValueError, match="text is empty: leave it out"):
+        processor(text={}.keys())
 
 
 @pytest.mark.parametrize("rate", [0, float("nan"), float("inf"), "16000"])

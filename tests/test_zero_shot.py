@@ -94,6 +94,8 @@ def test_what_is_decoded_tells_its_modality_too(classify, files):
     assert_alike(classify(image), classify(files["image"]))
     assert_alike(classify(np.asarray(image)), classify(files["image"]))
     assert_alike(classify(torch.from_numpy(wave), sampling_rate=rate), classify(files["audio"]))
+    assert_alike(classify((wave, rate)), classify(files["audio"]))
+    assert_alike(classify(iter([(wave, rate), image]))[0], classify(files["audio"]))
     assert_alike(classify({"bytes": Path(files["image"]).read_bytes(), "path": "x.png"}), classify(files["image"]))
     assert_alike(classify(Path(files["image"]).read_bytes(), modality="image"), classify(files["image"]))
     still = np.stack([np.asarray(image)] * 4)
