@@ -103,6 +103,11 @@ class CUEProcessor(ProcessorMixin):
         if max_text_length is not None and max_text_length < least:
             raise ValueError(f"max_text_length={max_text_length} is not valid; it must be {least} or more, or None")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What is filled by use is left out, so that a processor is the same by its pickle before and after:
+        # `datasets` finds what `map` computed by a hash of that.
+        return self.__dict__ | {"_pipelines": {}}
+
     @classmethod
     def from_encoders(
         cls,

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageColumn
+from datasets.fingerprint import Hasher
 from PIL import Image
 from transformers import (
     AutoProcessor,
@@ -464,6 +466,20 @@ def test_what_says_where_files_are_reaches_every_part(names, monkeypatch):
     given = {"local_files_only": True, "revision": "v1", "dtype": torch.bfloat16, "attn_implementation": "eager"}
     CUEProcessor.from_encoders(text=names["text"], encoder_kwargs=given)
     assert asked == [{"local_files_only": True, "revision": "v1"}]
+
+
+def test_a_processor_that_was_used_has_the_same_fingerprint(names):
+    processor = CUEProcessor.from_encoders(**names)
+    before = Hasher.hash(processor)
+    given = {"text": ["a dog", "the cat"], "images": IMAGE, "audio": WAVE, "videos": [IMAGE], "sampling_rate": 16000}
+    used = processor(**given)
+    assert Hasher.hash(processor) == before
+    again = pickle.loads(pickle.dumps(processor))
+    assert Hasher.hash(again) == before
+    for name, value in again(**given).items():
+        assert torch.equal(value, used[name]), name
+    processor.num_frames = 3
+    assert Hasher.hash(processor) != before
 
 
 def test_settings_changed_in_place_are_heeded(processor):
