@@ -15,7 +15,9 @@ from .processing_parts import (
     PARTS,
     check_processor_is_there,
     check_text,
+    check_text_length,
     image_part,
+    length_of_call,
     listed,
     listed_texts,
     load_part,
@@ -98,10 +100,8 @@ class CUEProcessor(ProcessorMixin):
             raise ValueError(f"jpeg_draft={jpeg_draft} is not valid; it must be 0 (off) or more")
         if num_frames < 1:
             raise ValueError(f"num_frames={num_frames} is not valid; it must be 1 or more")
-        # With no room beside its special tokens a tokenizer silently cuts nothing.
-        least = 1 if tokenizer is None else 1 + tokenizer.num_special_tokens_to_add()
-        if max_text_length is not None and max_text_length < least:
-            raise ValueError(f"max_text_length={max_text_length} is not valid; it must be {least} or more, or None")
+        if max_text_length is not None:
+            check_text_length("max_text_length", max_text_length, tokenizer)
 
     def __getstate__(self) -> dict[str, Any]:
         # What is filled by use is left out, so that a processor is the same by its pickle before and after:
@@ -170,7 +170,8 @@ class CUEProcessor(ProcessorMixin):
             do_normalize: False leaves pixels as uint8, a quarter of the memory, where the image processor's settings
                 can be told in one (see `fast_images`); `normalize` does the rest on their device.
             text_options: `padding`, `truncation`, `max_length` of the tokenizer; by default texts are padded to the
-                longest and cut at `max_text_length`. `allow_empty=True` takes texts without a word too.
+                longest and cut at `max_text_length`, or at a smaller `max_length`. `allow_empty=True` takes texts
+                without a word too.
 
         Texts and sounds that are longer than their tower takes (30 s for Whisper) are cut.
 
@@ -181,8 +182,9 @@ class CUEProcessor(ProcessorMixin):
             and (N, views, frames, mels) for CLAP, without.
 
         Raises:
-            ValueError: no modality, one that this processor lacks, an empty list or text. MediaError: unreadable
-                media. TypeError: an unknown option, or a `text` that is neither str nor a list of them.
+            ValueError: no modality, one that this processor lacks, an empty list or text, a `max_length` over the
+                processor's. MediaError: unreadable media. TypeError: an unknown option, or a `text` that is neither
+                str nor a list of them.
         """
         if unknown := sorted(text_options.keys() - set(TEXT_OPTIONS)):
             raise TypeError(
@@ -276,7 +278,8 @@ class CUEProcessor(ProcessorMixin):
         allow_empty = options.pop("allow_empty", False)
         for number, one in enumerate(texts):
             check_text(number, one, allow_empty)
-        options = {"truncation": True, "max_length": self.text_length} | options
+        options["max_length"] = length_of_call(options.get("max_length"), self.text_length, self.tokenizer)
+        options = {"truncation": True} | options
         return self.tokenizer([self.text_prefix + one for one in texts], **options)
 
     def _audio(self, audio: Any, sampling_rate: int | None) -> dict[str, Any]:

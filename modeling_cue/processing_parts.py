@@ -44,6 +44,33 @@ def longest_text(tokenizer: Any) -> int:
     return stated if stated < 100_000 else LONGEST_TEXT
 
 
+def check_text_length(name: str, length: int, tokenizer: Any, places: int | None = None) -> None:
+    """Refuses, by a ValueError, a length in tokens that leaves no room for text, or exceeds a text tower's places."""
+    # With no room beside its special tokens a tokenizer silently cuts nothing.
+    least = 1 if tokenizer is None else 1 + tokenizer.num_special_tokens_to_add()
+    if length < least:
+        raise ValueError(f"{name}={length} is not valid; it must be {least} or more, or None")
+    if places is not None and length > places:
+        raise ValueError(f"{name}={length} is not valid: the text tower has places for {places} tokens")
+
+
+def length_of_call(wanted: int | None, longest: int, tokenizer: Any) -> int:
+    """The length in tokens at which a call cuts texts, of a processor that cuts them at `longest`.
+
+    Raises:
+        ValueError: a length without room for text, or a greater one.
+    """
+    if wanted is None or wanted == longest:
+        return longest
+    check_text_length("max_length", wanted, tokenizer)
+    if wanted > longest:
+        raise ValueError(
+            f"max_length={wanted} is not valid: this processor cuts texts at {longest} tokens, as its text tower may "
+            "have places for no more; where it has, set processor.max_text_length"
+        )
+    return wanted
+
+
 def text_habits(name: str, tokenizer: Any, wanted: int | None = None, **options: Any) -> dict[str, Any]:
     """Settings of a CUEProcessor that are the habit of a text tower; `wanted` is the length that somebody asks for.
 
@@ -57,9 +84,9 @@ def text_habits(name: str, tokenizer: Any, wanted: int | None = None, **options:
         text = transformers.AutoConfig.for_model(**config)
         text = getattr(text, "text_config", text)
         habits |= {"text_padding": "max_length", "max_text_length": text.max_position_embeddings}
-    elif (places := text_places(config)) and places < (wanted or longest_text(tokenizer)):
-        if wanted:
-            raise ValueError(f"max_text_length={wanted} is not valid: the text tower has places for {places} tokens")
+    elif wanted:
+        check_text_length("max_text_length", wanted, tokenizer, text_places(config))
+    elif (places := text_places(config)) and places < longest_text(tokenizer):
         habits["max_text_length"] = places
     return habits
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from .media_files import MODALITY_OF_SUFFIX, MediaError
-from .processing_parts import ARGUMENTS
+from .processing_parts import ARGUMENTS, check_text_length, longest_text, text_places
 from .tower_sources import public_sources
 
 try:
@@ -50,11 +50,22 @@ class CUESentenceModule(InputModule):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Tokens that a text is cut at; None: what the tokenizer states."""
-        return self.processor.max_text_length
+        """Tokens that a text is cut at; None without a text tower. Set to None: as many as tokenizer and tower take.
+
+        Raises:
+            ValueError: a length without room for text, over the tower's places, or of a model without text.
+        """
+        return None if self.tokenizer is None else self.processor.text_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
+        if self.tokenizer is None:
+            raise ValueError(f"max_seq_length={value} is not valid: this CUE has no text tower; leave it out")
+        places = text_places(self.model.config.tower_config("text").to_dict())
+        if value is None:
+            value = places if places and places < longest_text(self.tokenizer) else None
+        else:
+            check_text_length("max_seq_length", value, self.tokenizer, places)
         self.processor.max_text_length = value
 
     def get_embedding_dimension(self) -> int:

@@ -200,6 +200,16 @@ def test_texts_are_cut_where_the_places_of_their_tower_end(encoders, family, tmp
         model.get_text_cones(input_ids=torch.cat([ids, ids[:, 1:2]], 1))
 
 
+def test_a_call_asks_for_no_more_tokens_than_there_are_places(names):
+    processor = CUEProcessor.from_encoders(text=names["text"], max_text_length=20)
+    assert processor(text="a " * 90, max_length=7)["input_ids"].shape == (1, 7)
+    assert processor(text="a " * 90, max_length=None)["input_ids"].shape == (1, 20)
+    with pytest.raises(ValueError, match="max_length=100 is not valid: this processor cuts texts at 20 tokens"):
+        processor(text="a " * 90, max_length=100)
+    with pytest.raises(ValueError, match="max_length=1 is not valid; it must be 3 or more"):
+        processor(text="a " * 90, max_length=1)
+
+
 def test_where_nothing_states_a_length_512_tokens_are_taken(names):
     processor = CUEProcessor(CUEProcessor.from_encoders(text=names["text"]).tokenizer)
     processor.tokenizer.model_max_length = int(1e30)

@@ -202,6 +202,27 @@ def test_texts_are_cut_where_asked(sentence):
     assert sentence.tokenizer is sentence.processor.tokenizer
 
 
+def test_lengths_that_the_tower_cannot_take_are_refused(saved, encoders, tmp_path):
+    sentence = sentence_transformers.SentenceTransformer(str(saved), trust_remote_code=True, device="cpu")
+    assert sentence.max_seq_length == 32  # what the tokenizer states
+    for length, message in ((1, "it must be 3 or more"), (100, "the text tower has places for 40 tokens")):
+        with pytest.raises(ValueError, match=f"max_seq_length={length} is not valid.*{message}"):
+            sentence.max_seq_length = length
+        assert sentence.max_seq_length == 32
+    sentence.max_seq_length = 40
+    assert sentence.encode("the " * 90).shape == (16,)
+    sentence.tokenizer.model_max_length = int(1e30)
+    sentence.max_seq_length = None
+    assert sentence.max_seq_length == 40
+    sizes = {"projection_dim": 8, "composition_dim": 8}
+    CUEModel.from_encoders(image=encoders["clip"], **sizes).save_pretrained(tmp_path)
+    CUEProcessor.from_encoders(image=encoders["clip"]).save_pretrained(tmp_path)
+    pictures = sentence_transformers.SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
+    assert pictures.max_seq_length is None
+    with pytest.raises(ValueError, match="max_seq_length=8 is not valid: this CUE has no text tower"):
+        pictures.max_seq_length = 8
+
+
 def test_saving_again_keeps_a_users_prompts(saved, model, tmp_path):
     prompted = sentence_transformers.SentenceTransformer(
         str(saved), trust_remote_code=True, device="cpu", prompts={"query": "the "}
