@@ -13,6 +13,7 @@ from datasets import Dataset, Features
 from datasets import Image as ImageColumn
 from datasets.fingerprint import Hasher
 from PIL import Image
+from tiny import TOWERS
 from transformers import (
     AutoProcessor,
     AutoTokenizer,
@@ -499,3 +500,10 @@ def test_settings_changed_in_place_are_heeded(processor):
     own = processor.image_processor
     own.size["shortest_edge"] = own.crop_size["height"] = own.crop_size["width"] = 48
     assert processor(images=picture)["pixel_values"].shape[-2:] == (48, 48)
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert", "roberta", "siglip_text", "clip_text"])
+def test_tiny_tokenizers_number_their_tokens_without_gaps(family):
+    _, tokenizer = TOWERS[family].make()
+    vocab = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
+    assert sorted(vocab.values()) == list(range(len(vocab)))

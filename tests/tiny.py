@@ -11,6 +11,11 @@ WORDS = ("a the man woman dog cat red blue green circle square runs jumps on in 
 LETTERS = [chr(c) for c in range(97, 123)]
 
 
+def numbered(tokens):
+    """Each token by its place, where it comes up first: "a" is a word and a letter."""
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+
+
 def bert_tokenizer(kind: str = "bert"):
     special = {
         "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
@@ -18,7 +23,7 @@ def bert_tokenizer(kind: str = "bert"):
         "modernbert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
     }
     pad, unk, cls, sep, mask = special[kind]
-    vocab = {t: i for i, t in enumerate([*special[kind], *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS), ".", ","])}
+    vocab = numbered([*special[kind], *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS), ".", ","])
     core = Tokenizer(models.WordPiece(vocab, unk_token=unk))
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
@@ -45,7 +50,7 @@ def roberta_tokenizer(kind=hf.RobertaTokenizer):
 
 def siglip_tokenizer():
     """One that ends texts, pads them with a token which the configuration does not name, and gives no mask."""
-    vocab = {t: i for i, t in enumerate(["<pad>", "</s>", "<unk>", *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])}
+    vocab = numbered(["<pad>", "</s>", "<unk>", *WORDS, *LETTERS, *(f"##{c}" for c in LETTERS)])
     core = Tokenizer(models.WordPiece(vocab, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     core.decoder = decoders.WordPiece()
