@@ -32,7 +32,7 @@ FLOORS = {
 # Losses and metrics know cones and one another, never the model or processes.
 TENSORS_ONLY = (
     "relations", "losses", "tiled_losses", "metrics", "metrics_calibration", "metrics_cones", "metrics_counts",
-    "metrics_hard", "metrics_retrieval",
+    "metrics_hard", "metrics_queries", "metrics_retrieval",
 )  # fmt: skip
 
 
