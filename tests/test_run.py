@@ -152,8 +152,10 @@ def test_two_processes_measure_what_one_measures(encoders, data, tmp_path):
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     for name, value in one.items():
         if "_R@" in name or "containment" in name or "rsum" in name or "radius" in name:
-            # The start of the text radii is the mean over the first batch, which differs.
-            assert two[name] == pytest.approx(value, abs=0.05 if "radius" in name or "cont" in name else 1e-6), name
+            # The start of the text radii is the mean over the first batch, which differs; it moves few pairs from one
+            # interval of the calibration error to the next.
+            moved = 0.2 if "_ece_" in name else 0.05 if "radius" in name or "containment" in name else 1e-6
+            assert two[name] == pytest.approx(value, abs=moved), name
 
 
 @pytest.mark.hub
