@@ -99,15 +99,15 @@ def test_fsdp_saves_the_whole_model(ddp, fsdp):
     one, other = (AutoModel.from_pretrained(folder).state_dict() for folder in folders)
     for name, tensor in one.items():
         # Adam enlarges what is rounding alone: the gradients of biases that a softmax takes out again.
-        torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-3, msg=name)
+        torch.testing.assert_close(other[name], tensor, rtol=0, atol=3e-5, msg=name)
 
 
 def test_fsdp_goes_back_to_the_best_checkpoint_and_on_from_one(fsdp):
     case = fsdp["checkpoints"]
-    assert min(case["scores"]) <= case["scores"][-1]
-    assert case["best"] == pytest.approx(min(case["scores"]), rel=1e-3)
-    assert case["again"][-1] == pytest.approx(case["losses"][-1], rel=1e-3)
-    assert case["losses"] == pytest.approx(fsdp["plain"]["losses"], rel=1e-3)
+    assert min(case["scores"]) < case["scores"][-1]
+    assert case["best"] == pytest.approx(min(case["scores"]), rel=1e-6)
+    assert case["again"][-1] == pytest.approx(case["losses"][-1], rel=1e-5)
+    assert case["losses"] == pytest.approx(fsdp["plain"]["losses"], rel=1e-5)
 
 
 def test_a_stream_is_evaluated_by_processes_with_unlike_numbers_of_batches(ddp, fsdp):
