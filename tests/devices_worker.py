@@ -35,7 +35,7 @@ CASES = {
         {
             "save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1,
             "load_best_model_at_end": True, "save_total_limit": 3, "metric_for_best_model": "radius_mean_image",
-            "greater_is_better": False,
+            "greater_is_better": True,  # so that the best is not the last: these radii shrink
         },
     ),
     "unalike": (("image",), ALL_ITEMS, {}),

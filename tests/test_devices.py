@@ -97,15 +97,18 @@ def test_fsdp_saves_the_whole_model(ddp, fsdp):
     one, other = (json.loads((folder / "config.json").read_text()) for folder in folders)
     assert one == other
     one, other = (AutoModel.from_pretrained(folder).state_dict() for folder in folders)
-    for name, tensor in one.items():
-        # Adam enlarges what is rounding alone: the gradients of biases that a softmax takes out again.
-        torch.testing.assert_close(other[name], tensor, rtol=0, atol=3e-5, msg=name)
+    far = {name: (other[name] - tensor).abs().max().item() for name, tensor in one.items()}
+    # What is added to all scores of a softmax alike does nothing, its gradient is rounding alone, and Adam makes steps
+    # of that: any value is the same model.
+    idle = {name for name in far if name.endswith("pooler.score.bias")}
+    assert idle
+    assert {name: value for name, value in far.items() if value > 3e-5 and name not in idle} == {}
 
 
 def test_fsdp_goes_back_to_the_best_checkpoint_and_on_from_one(fsdp):
     case = fsdp["checkpoints"]
-    assert min(case["scores"]) < case["scores"][-1]
-    assert case["best"] == pytest.approx(min(case["scores"]), rel=1e-6)
+    assert max(case["scores"]) > case["scores"][-1]
+    assert case["best"] == pytest.approx(max(case["scores"]), rel=1e-6)
     assert case["again"][-1] == pytest.approx(case["losses"][-1], rel=1e-5)
     assert case["losses"] == pytest.approx(fsdp["plain"]["losses"], rel=1e-5)
 
