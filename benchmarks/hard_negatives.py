@@ -29,7 +29,6 @@ from modeling_cue.training.data import load_rows
 from modeling_cue.training.evaluation import embed_dataset
 from modeling_cue.training.metrics_cones import level_counts
 from modeling_cue.training.metrics_hard import VectorSimilarity
-from modeling_cue.training.metrics_queries import concept_scores, distinct_places
 from modeling_cue.training.pairs import CaptionPairs
 from modeling_cue.training.relations import LEVELS, MEDIA
 
@@ -65,13 +64,13 @@ def measure(name: str, rows: Any, similarity: dict[str, VectorSimilarity]) -> di
     for level in LEVELS:
         if level.name not in similarity:
             continue
-        outer, inner, alike = embedded[level.outer], embedded[level.inner], similarity[level.name]
-        counts = level_counts(outer, inner, level, alike)
-        once = distinct_places(outer) if level.outer == "phrase" else torch.arange(len(outer))
-        each = concept_scores(outer[once], inner, level, alike.of(once))
+        counts = level_counts(embedded[level.outer], embedded[level.inner], level, similarity[level.name])
+        each = counts.concepts.metrics(level.name)
+        alone = f"containment_concepts_query_hard{{}}_{level.name}"
         found[level.name] = {
             "hard": counts.hard_margins.auroc(), "hard by cosine": counts.hard_cosines.auroc(),
-            "each by itself, hard": each.query_hard, "each by itself, hard, by cosine": each.query_hard_cosine,
+            "each by itself, hard": each[alone.format("")],
+            "each by itself, hard, by cosine": each[alone.format("_cosine")],
         }  # fmt: skip
     return found
 

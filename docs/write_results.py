@@ -80,7 +80,8 @@ def flickr8k(runs: Runs) -> str:
         "![Radii by kind and generality](results_radius.png)",
         "Cones seen from the axes of six phrases. The distance from the centre is the angle to the phrase's axis, to "
         "scale; the direction from the centre is that of a plane chosen to spread the true items. These phrases "
-        "tell captions apart, but contain nearly all photographs: [cones.md](cones.md) derives why.",
+        "tell captions apart, but contain all photographs: [cones.md](cones.md) derives why. All figures but that of "
+        "composing are of seed 42.",
         "![What the cones of phrases contain](results_concepts.png)",
         "![Reliability of the probability of containment](results_calibration.png)",
         "![Retrieval by file name and rank](results_retrieval.png)",

@@ -152,10 +152,7 @@ class CUEIndex:
             ValueError: an empty index, queries of another dimension or against `check_cone`, k below 1.
         """
         self._check_filled()
-        most = None if k is None else _checked_k(k)
-        return self._search(
-            cones, lambda items, part: related(self._vectors, items, part, is_whole(part), False), k=most
-        )
+        return self._search(cones, lambda items, part: related(self._vectors, items, part, is_whole(part), False), k=k)
 
     def containing(self, cones: Cone, k: int | None = None) -> list[Hits]:
         """What contains each query (B,): the items x with `contains(x, query)`; of an empty query it is all of them.
@@ -166,18 +163,14 @@ class CUEIndex:
             ValueError: as `inside`.
         """
         self._check_filled()
-        most = None if k is None else _checked_k(k)
         return self._search(
-            cones,
-            lambda items, part: related(self._vectors, items, part, empty_mask(part), True),
-            inverse=True,
-            k=most,
+            cones, lambda items, part: related(self._vectors, items, part, empty_mask(part), True), inverse=True, k=k
         )
 
     def _search(
         self, cones: Cone, find: Callable[[Items, Cone], Pairs], *, filtered=True, inverse=False, k: int | None = None
     ) -> list[Hits]:
-        cones = self._checked(cones)
+        cones, k = self._checked(cones), None if k is None else _checked_k(k)
         hits: list[Hits] = []
         self._ready = items = self._ready or Items.of(self._table)
         self._table = items.table  # whole columns in place of a chunk for each `add`, not beside them

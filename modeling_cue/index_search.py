@@ -61,8 +61,7 @@ class Hits:
         return Hit(self._items["id"][int(position)].as_py(), float(score), float(margin))
 
     def __repr__(self) -> str:
-        found = iter(self)
-        shown = [f"{name!r} {score:.3f} (margin {margin:+.2f})" for name, score, margin in islice(found, SHOWN)]
+        shown = [f"{hit.id!r} {hit.score:.3f} (margin {hit.margin:+.2f})" for hit in islice(self, SHOWN)]
         return f"Hits({len(self)}: {', '.join(shown)}{', ...' if len(self) > SHOWN else ''})"
 
     @property

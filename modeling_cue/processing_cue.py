@@ -1,44 +1,30 @@
 """CUEProcessor: from text, images, audio and video to the input of a CUEModel."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from transformers import BatchFeature, ProcessorMixin
+from transformers import BatchFeature
 
 from .media_audio import load_audio
 from .media_extract import extract
 from .media_pixels import ImagePipeline, without_crop
 from .media_video import load_video
+from .processing_base import PartsProcessor
+from .processing_inputs import check_text, listed, listed_texts, without_columns
 from .processing_parts import (
     HUB_OPTIONS,
-    PARTS,
-    check_processor_is_there,
-    check_text,
     check_text_length,
-    image_part,
     length_of_call,
-    listed,
-    listed_texts,
     load_part,
     longest_text,
     text_habits,
     video_habits,
-    without_columns,
 )
-from .saving import written_aside
 
 TEXT_OPTIONS = ("padding", "truncation", "max_length", "allow_empty")  # of a call, handed to the tokenizer
 
 
-class _Parts:
-    """`get_attributes` of `ProcessorMixin`: of the class all parts, of a processor those that it has."""
-
-    def __get__(self, processor: Any, owner: type) -> Any:
-        return lambda: [part for part in PARTS if processor is None or getattr(processor, part) is not None]
-
-
-class CUEProcessor(ProcessorMixin):
+class CUEProcessor(PartsProcessor):
     """Prepares any subset of text, images, audio and video; video frame by frame, as images are.
 
     Args:
@@ -61,7 +47,6 @@ class CUEProcessor(ProcessorMixin):
         ValueError: a setting is out of its range.
     """
 
-    get_attributes = _Parts()  # type: ignore[assignment]
     model_input_names = [  # noqa: RUF012
         "input_ids", "attention_mask", "pixel_values", "input_features", "input_features_mask", "pixel_values_videos",
     ]  # fmt: skip
@@ -287,49 +272,3 @@ class CUEProcessor(ProcessorMixin):
         clips = [load_audio(clip, rate, sampling_rate) for clip in listed(audio)]
         values, mask = extract(self.feature_extractor, clips, self.audio_padding)
         return {"input_features": values} | ({} if mask is None else {"input_features_mask": mask})
-
-    def batch_decode(self, *args: Any, **kwargs: Any) -> Any:
-        """As the tokenizer's."""
-        return self._tokenizer().batch_decode(*args, **kwargs)
-
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        """As the tokenizer's."""
-        return self._tokenizer().decode(*args, **kwargs)
-
-    def _tokenizer(self) -> Any:
-        if self.tokenizer is None:
-            raise ValueError("this processor has no tokenizer, so it decodes no text: give it one by tokenizer=")
-        return self.tokenizer
-
-    # ------------------------------------------------------------------ saving and loading parts that may be missing
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in `ProcessorMixin`; where saving fails, what was in the folder before is still whole."""
-        with written_aside(save_directory) as folder:
-            saved = super().save_pretrained(str(folder), *args, **kwargs)
-        return [str(Path(save_directory) / Path(path).relative_to(folder)) for path in saved or []]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As in `ProcessorMixin`, with the names of the parts that there are."""
-        output = {name: value for name, value in super().to_dict().items() if name not in PARTS or value is not None}
-        return output | {"parts": self.get_attributes()}
-
-    @classmethod
-    def _get_arguments_from_pretrained(
-        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
-    ) -> list[Any]:
-        processor_dict = processor_dict if processor_dict is not None else {}
-        if not processor_dict.keys() & {"parts", "processor_class"}:
-            check_processor_is_there(pretrained_model_name_or_path, **kwargs)
-        present = processor_dict.pop("parts", [part for part in PARTS if part != "frame_image_processor"])
-        arguments: list[Any] = []
-        for part, auto in PARTS.items():
-            saved = processor_dict.get(part) or {}
-            if part not in present:
-                arguments.append(None)
-            elif part == "frame_image_processor" or saved.get("image_processor_type") == "TimmWrapperImageProcessor":
-                # The Auto class knows one image processor, and looks for timm's settings in the model's config.json.
-                arguments.append(image_part(saved))
-            else:
-                arguments.append(auto.from_pretrained(pretrained_model_name_or_path, **kwargs))
-        return arguments

@@ -17,7 +17,8 @@ from .cones import Cone, pairwise_containment_probability
 from .contrastive import scaled_cosines
 from .media_audio import is_sampled
 from .media_files import MODALITY_OF_SUFFIX, MediaError
-from .processing_parts import ARGUMENTS, without_columns
+from .processing_inputs import without_columns
+from .processing_parts import ARGUMENTS
 
 # What says which files a checkpoint is made of: the processor is loaded from the same ones.
 OF_THE_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")

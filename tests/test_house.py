@@ -21,7 +21,7 @@ FLOORS = {
     "configuration_cue": 0,
     "cone_type": 1, "sphere": 1, "cones": 1, "contrastive": 1,
     "media_files": 0, "media_image": 1, "media_pixels": 1, "media_audio": 1, "media_video": 1,
-    "media_extract": 0, "processing_parts": 1, "dropout": 1, "saving": 0,
+    "media_extract": 0, "processing_parts": 1, "processing_inputs": 1, "processing_base": 1, "dropout": 1, "saving": 0,
     "encoders_run": 2, "encoders_audio": 2, "encoders": 2, "heads": 2, "composition": 2, "processing_cue": 2,
     "sentence_transformers_cue": 2,
     "tower_sources": 2,

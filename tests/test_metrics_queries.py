@@ -8,9 +8,10 @@ from embedded import items, unit
 from sklearn.metrics import roc_auc_score
 
 from modeling_cue.cones import pairwise_angle
-from modeling_cue.training.metrics_cones import containment_metrics, distinct_phrases
+from modeling_cue.training import metrics_cones
+from modeling_cue.training.metrics_cones import containment_metrics, distinct_phrases, level_counts
 from modeling_cue.training.metrics_hard import VectorSimilarity, hardest_negatives
-from modeling_cue.training.metrics_queries import concept_scores, distinct_places, query_auroc
+from modeling_cue.training.metrics_queries import distinct_places, query_auroc
 from modeling_cue.training.relations import LEVELS
 
 P2C = LEVELS[0]
@@ -48,15 +49,15 @@ def test_auroc_of_each_row_equals_brute_force():
     assert query_auroc(scores[:0], labels[:0]).shape == (0,)
 
 
-def test_concepts_equal_brute_force(world):
+def test_concepts_equal_brute_force(world, monkeypatch):
     phrases, text = distinct_phrases(world["phrase"]), world["text"]
     assert len(phrases) == 9
     labels = P2C.relation(phrases, text)
     cosine = -pairwise_angle(phrases.cone.axis, text.cone.axis)
     radius = phrases.cone.radius[:, None] - text.cone.radius[None]
     generator = torch.Generator().manual_seed(1)
-    similarity = VectorSimilarity(unit(9, 5, generator), unit(30, 5, generator))
-    hard = hardest_negatives(similarity.rows(0, 9), labels)
+    similarity = VectorSimilarity(unit(40, 5, generator), unit(30, 5, generator))
+    hard = hardest_negatives(similarity.rows(0, 40)[distinct_places(world["phrase"])], labels)
     expected = {
         **{name: roc_auc_score(labels.flatten(), way.flatten())
            for name, way in (("all", cosine + radius), ("all_cosine", cosine), ("all_radius", radius))},
@@ -66,10 +67,11 @@ def test_concepts_equal_brute_force(world):
         "query_hard_cosine": by_query(cosine, hard).nanmean().item(),
     }  # fmt: skip
     assert len(set(expected.values())) == 7
-    for pairs in (2**22, 50):
-        found = concept_scores(phrases, text, P2C, similarity, pairs=pairs)
-        for name, value in expected.items():
-            assert getattr(found, name) == pytest.approx(value, abs=2e-5), name
+    expected = {f"containment_concepts_{name}_p2c": value for name, value in expected.items()}
+    for pairs in (2**22, 100):
+        monkeypatch.setattr(metrics_cones, "CHUNK_PAIRS", pairs)
+        found = level_counts(world["phrase"], text, P2C, similarity).concepts.metrics("p2c")
+        assert found == pytest.approx(expected, abs=2e-5)
 
 
 def test_a_phrase_that_is_said_more_often_weighs_no_more(world):

@@ -12,7 +12,7 @@ from ..cones import pairwise_angle, pairwise_contains
 from .metrics_calibration import calibration_metrics
 from .metrics_counts import PER_RADIAN, Counts
 from .metrics_hard import VectorSimilarity, WordSimilarity, hardest_negatives
-from .metrics_queries import concept_scores, distinct_places
+from .metrics_queries import ConceptCounts, distinct_places
 from .relations import LETTERS, LEVELS, UNKNOWN, Embedded, Level, relation
 
 # Pairs that are held at a time.
@@ -32,13 +32,15 @@ def _chunks(rows: Embedded, width: int) -> Iterator[tuple[int, Embedded]]:
 class LevelCounts:
     """The pairs of a level whose relation is known, by containment margin and by minus the angle (as the cosine).
 
-    `hard_` counts have all true pairs, and of the false ones only the hardest; see `metrics_hard`.
+    `hard_` counts have all true pairs, and of the false ones only the hardest; see `metrics_hard`. `concepts` has each
+    distinct phrase once.
     """
 
     margins: Counts
     cosines: Counts
     hard_margins: Counts
     hard_cosines: Counts
+    concepts: ConceptCounts
 
     def __add__(self, other: "LevelCounts") -> "LevelCounts":
         return LevelCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -48,11 +50,15 @@ def level_counts(
     outer: Embedded, inner: Embedded, level: Level, similarity: WordSimilarity | VectorSimilarity | None = None
 ) -> LevelCounts:
     """Counts over all pairs of a level; hard negatives by `similarity`, or by words where both sides have them."""
-    total = LevelCounts(*[Counts.nothing(outer.ids.device)] * 4)
+    nothing = Counts.nothing(outer.ids.device)
+    total = LevelCounts(nothing, nothing, nothing, nothing, ConceptCounts.nothing(outer.ids.device))
     if not (len(outer) and len(inner)):
         return total
     if similarity is None and outer.words.any() and inner.words.any():
         similarity = WordSimilarity(outer, inner)
+    once = torch.ones_like(outer.ids, dtype=torch.bool)
+    if level.outer == "phrase":
+        once = torch.zeros_like(once).index_fill_(0, distinct_places(outer), True)
     for start, part in _chunks(outer, len(inner)):
         labels = level.relation(part, inner)
         cosine = -pairwise_angle(part.cone.axis, inner.cone.axis)
@@ -62,9 +68,11 @@ def level_counts(
             hard = hardest_negatives(similarity.rows(start, start + len(part)), labels)
         # Few pairs are hard ones: what is left out needs no counting.
         kept = hard >= 0
+        rows = once[start : start + len(part)]
         total += LevelCounts(
             Counts.of(margin, labels), Counts.of(cosine, labels), Counts.of(margin[kept], hard[kept]),
             Counts.of(cosine[kept], hard[kept]),
+            ConceptCounts.of(margin[rows], cosine[rows], labels[rows], hard[rows]),
         )  # fmt: skip
     return total
 
@@ -107,9 +115,7 @@ def containment_metrics(
             found[f"containment_auroc_{level.name}"] = counts.margins.auroc()
             found[f"containment_ap_{level.name}"] = counts.margins.average_precision()
             found[f"containment_auroc_cosine_{level.name}"] = counts.cosines.auroc()
-            outer = embedded[level.outer]
-            concepts = distinct_phrases(outer) if level.outer == "phrase" else outer
-            found |= concept_scores(concepts, embedded[level.inner], level, pairs=CHUNK_PAIRS).named(level.name)
+            found |= counts.concepts.metrics(level.name)
             if counts.hard_margins.defined:
                 found[f"containment_auroc_hard_{level.name}"] = counts.hard_margins.auroc()
                 found[f"containment_auroc_hard_cosine_{level.name}"] = counts.hard_cosines.auroc()

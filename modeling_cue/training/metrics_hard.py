@@ -47,10 +47,6 @@ class VectorSimilarity:
     def __init__(self, outer: Tensor, inner: Tensor, told_of: Tensor | None = None):
         self._outer, self._inner, self._told_of = outer, inner, told_of
 
-    def of(self, places: Tensor) -> "VectorSimilarity":
-        """The same for some of the outer items: (M,) int64, in their order."""
-        return VectorSimilarity(self._outer[places], self._inner, self._told_of)
-
     def rows(self, start: int, stop: int) -> Tensor:
         """(stop - start, M) in [-1, 1]."""
         cosine = self._outer[start:stop] @ self._inner.T

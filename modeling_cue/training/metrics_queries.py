@@ -10,10 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..cones import pairwise_angle
 from .metrics_counts import Counts
-from .metrics_hard import VectorSimilarity, WordSimilarity, hardest_negatives
-from .relations import Embedded, Level
+from .relations import Embedded
 
 
 def distinct_places(phrases: Embedded) -> Tensor:
@@ -37,52 +35,44 @@ def query_auroc(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ConceptScores:
-    """AUROCs in [0, 1] of one level, NaN where there is none: `_cosine` by minus the angle, `_radius` by radii alone.
+class ConceptCounts:
+    """Pairs of outer items that are distinct, by margin, by minus the angle (`cosines`) and by radii alone.
 
-    `all`: the pairs of distinct outer items in one ranking. `query`: the mean over outer items of the AUROC among each
-    one's own pairs, for which only its axis and the radii of inner items matter. `query_hard`: the same with its
-    hardest wrong ones alone.
+    `sums` and `numbers`, (4,) float64: the sum of AUROCs among each outer item's own pairs, and of how many items, by
+    margin and cosine; by the same two with an item's hardest wrong ones alone.
     """
 
-    all: float
-    all_cosine: float
-    all_radius: float
-    query: float
-    query_cosine: float
-    query_hard: float
-    query_hard_cosine: float
+    margins: Counts
+    cosines: Counts
+    radii: Counts
+    sums: Tensor
+    numbers: Tensor
 
-    def named(self, level: str) -> dict[str, float]:
-        """What is defined, as metrics: `containment_concepts_{name}_{level}`."""
-        values = {f"containment_concepts_{f.name}_{level}": getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if value == value}
+    @staticmethod
+    def nothing(device: torch.device) -> "ConceptCounts":
+        """Of no pair."""
+        none, nothing = torch.zeros(4, dtype=torch.float64, device=device), Counts.nothing(device)
+        return ConceptCounts(nothing, nothing, nothing, none, none)
 
+    @staticmethod
+    def of(margin: Tensor, cosine: Tensor, labels: Tensor, hard: Tensor) -> "ConceptCounts":
+        """Of scores (N, M) in radians by labels 1 and 0, and by labels in which of the wrong only the hardest are."""
+        aurocs = torch.stack([query_auroc(way, told) for told in (labels, hard) for way in (margin, cosine)])
+        margins, cosines, radii = (Counts.of(way, labels) for way in (margin, cosine, margin - cosine))
+        return ConceptCounts(margins, cosines, radii, aurocs.nansum(1), (~aurocs.isnan()).sum(1).double())
 
-def concept_scores(
-    outer: Embedded, inner: Embedded, level: Level, similarity: WordSimilarity | VectorSimilarity | None = None,
-    pairs: int = 2**22,
-) -> ConceptScores:  # fmt: skip
-    """Scores outer items that are distinct; hard negatives by `similarity`, or by words where both sides have them.
+    def __add__(self, other: "ConceptCounts") -> "ConceptCounts":
+        return ConceptCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    `pairs`: how many are held at a time.
-    """
-    counts = [Counts.nothing(outer.ids.device)] * 3
-    queries: list[Tensor] = []
-    if similarity is None and outer.words.any() and inner.words.any():
-        similarity = WordSimilarity(outer, inner)
-    step = max(1, pairs // max(1, len(inner)))
-    for start in range(0, len(outer), step):
-        part = outer[start : start + step]
-        labels = level.relation(part, inner)
-        cosine = -pairwise_angle(part.cone.axis, inner.cone.axis)
-        radius = part.cone.radius[:, None] - inner.cone.radius[None]
-        ways = (radius + cosine, cosine, radius)
-        counts = [count + Counts.of(way, labels) for count, way in zip(counts, ways, strict=True)]
-        hard = torch.full_like(labels, -1)
-        if similarity is not None:
-            hard = hardest_negatives(similarity.rows(start, start + len(part)), labels)
-        queries.append(torch.stack([query_auroc(way, chosen) for chosen in (labels, hard) for way in ways[:2]], 1))
-    overall = [count.auroc() if count.defined else float("nan") for count in counts]
-    means = torch.cat(queries).nanmean(0).tolist() if queries else [float("nan")] * 4
-    return ConceptScores(*overall, *means)
+    def metrics(self, level: str) -> dict[str, float]:
+        """AUROCs in [0, 1], those that are defined, as `containment_concepts_{name}_{level}`.
+
+        `all`, `all_cosine`, `all_radius`: all pairs in one ranking, by margin, cosine and radii alone. `query`,
+        `query_cosine`: the mean over outer items of the AUROC among each one's own pairs, for which only its axis and
+        the radii of inner items matter; `query_hard`, `query_hard_cosine`: with its hardest wrong ones alone.
+        """
+        ways = {"all": self.margins, "all_cosine": self.cosines, "all_radius": self.radii}
+        found = {name: counts.auroc() for name, counts in ways.items() if counts.defined}
+        means = zip(("query", "query_cosine", "query_hard", "query_hard_cosine"), self.sums, self.numbers, strict=True)
+        found |= {name: (total / number).item() for name, total, number in means if number}
+        return {f"containment_concepts_{name}_{level}": value for name, value in found.items()}
