@@ -103,6 +103,20 @@ def test_the_start_is_the_mean_of_the_axes():
     torch.testing.assert_close(layer(given).axis, mean)
 
 
+def test_gate_and_shift_act_by_dimension_on_the_mean():
+    layer = CompositionLayer(8, 16, 2, 1, 0.01).eval()
+    layer.reset_parameters()
+    given = cones(3, 4)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1]], dtype=torch.bool)
+    mean = torch.stack([line[kept].mean(0) for line, kept in zip(given.axis, mask, strict=True)])
+    with torch.no_grad():
+        layer.gate.bias[:3] = torch.tensor([-100.0, 100.0, 1.0])
+        layer.shift.bias[4] = 0.3
+    total = mean * torch.tensor([0.0, 2.0, 2 / (1 + math.exp(-1)), 1, 1, 1, 1, 1])
+    total[:, 4] += 0.3
+    torch.testing.assert_close(layer(given, mask).axis, torch.nn.functional.normalize(total, dim=-1))
+
+
 def test_dropout_is_of_training_only_and_leaves_single_parts_alone():
     layer = CompositionLayer(8, 16, 2, 1, 0.01, dropout=0.5)
     torch.nn.init.normal_(layer.shift.weight)
