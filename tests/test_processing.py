@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from datasets import Dataset, Features
 from datasets import Image as ImageColumn
 from datasets.fingerprint import Hasher
@@ -507,3 +508,13 @@ def test_tiny_tokenizers_number_their_tokens_without_gaps(family):
     _, tokenizer = TOWERS[family].make()
     vocab = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
     assert sorted(vocab.values()) == list(range(len(vocab)))
+
+
+@torch.no_grad()
+def test_the_pipeline_of_transformers_takes_the_processor_as_tokenizer(model, processor, monkeypatch):
+    monkeypatch.setattr(processor, "text_prefix", "the man ")
+    expected = model.eval().get_text_features(**processor(text="a dog"))[0]
+    for tokenizer, same in ((processor, True), (processor.tokenizer, False)):
+        pipe = transformers.pipeline("feature-extraction", model=model, tokenizer=tokenizer, device="cpu")
+        found = torch.tensor(pipe("a dog")).flatten()
+        assert torch.allclose(found[: len(expected)], expected, atol=1e-5) == same
